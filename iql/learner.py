@@ -1,0 +1,231 @@
+"""Implicit Q-Learning: the state of a pack and its update."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iql import losses
+from iql.draws import Batch, DropoutMasks
+from iql.networks import Lifted
+
+
+class IQL:
+    """The networks, targets and optimizers of M runs, updated side by side.
+
+    One update is the authors': V, policy, Q, target, where policy and Q target see the V of this update
+    (`fresh_value`); gwthomas and CORL let both see the V before it, and halve the Q loss
+    (`q_loss_scale` 0.5). The advantage always takes the target Q before its own update.
+
+    tau, beta, discount, polyak, advantage_cap, lr: one number a member (paper's names; lr the learning
+    rate of all three networks). policy_schedule: "cosine" takes the policy's lr to 0 over `updates` and
+    holds it there, "constant" leaves it. optimizer: makes a torch optimizer from (parameters, lr=).
+    """
+
+    def __init__(
+        self,
+        *,
+        value: nn.Module,
+        q: nn.Module,
+        policy: nn.Module,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        seeds: Sequence[int],
+        lr: Sequence[float],
+        tau: Sequence[float],
+        beta: Sequence[float],
+        discount: Sequence[float],
+        polyak: Sequence[float],
+        advantage_cap: Sequence[float],
+        fresh_value: bool,
+        q_loss_scale: float,
+        policy_schedule: str,
+        updates: int,
+        device: torch.device | str = "cpu",
+    ):
+        self.device = torch.device(device)
+        self.seeds = list(seeds)
+        self.networks = {
+            "value": value.to(self.device),
+            "q": q.to(self.device),
+            "policy": policy.to(self.device),
+        }
+        self.networks["q_target"] = copy.deepcopy(self.networks["q"]).requires_grad_(False)
+        self.value, self.q, self.policy, self.q_target = self.networks.values()
+
+        def column(numbers: Sequence[float]) -> Tensor:
+            return torch.tensor(list(numbers), dtype=torch.float32, device=self.device).unsqueeze(1)
+
+        self.tau, self.beta, self.discount = column(tau), column(beta), column(discount)
+        self.polyak, self.advantage_cap = column(polyak), column(advantage_cap)
+        self.lr = list(lr)
+        self.fresh_value = fresh_value
+        self.q_loss_scale = q_loss_scale
+        self.policy_schedule = policy_schedule
+        self.updates = updates
+        self.update_count = 0
+        dropout = getattr(policy, "dropout", None)
+        self.dropout = DropoutMasks(dropout, policy.hidden_dims, self.seeds, self.device) if dropout else None
+        self._parameters = {name: list(net.parameters()) for name, net in self.networks.items()}
+        self._views = {
+            name: [[p.detach()[m] for p in self._parameters[name]] for m in range(len(self.seeds))]
+            for name in ("value", "q", "policy")
+        }
+        self.optimizers = {
+            name: [optimizer(leaves, lr=member_lr) for leaves, member_lr in zip(members, self.lr, strict=True)]
+            for name, members in self._views.items()
+        }
+
+    def update(self, batch: Batch, measure: bool = False) -> dict[str, Tensor] | None:
+        """One gradient step of V, the policy and Q, then of the target.
+
+        Returns the update's metrics, each [M], if `measure`; nothing is synchronised to the host.
+        """
+        observations, actions, rewards, masks, next_observations = batch
+        for network in self.networks.values():
+            if isinstance(network, Lifted):
+                network.update = self.update_count
+
+        with torch.no_grad():
+            target_q = self.q_target(observations, actions).amin(1)
+            if not self.fresh_value:
+                next_v = self.value(next_observations)
+
+        v = self.value(observations)
+        value_loss = losses.value_loss(target_q, v, self.tau)
+        value_norm = self._step("value", value_loss, measure)
+
+        with torch.no_grad():
+            if self.fresh_value:
+                both = self.value(torch.cat([observations, next_observations], 1))
+                seen_v, next_v = both.split(observations.shape[1], 1)
+            else:
+                seen_v = v
+            advantage = target_q - seen_v
+            weights = losses.advantage_weights(advantage, self.beta, self.advantage_cap)
+            target = losses.q_target(rewards, masks, next_v, self.discount)
+
+        policy_lr = self._schedule_policy()
+        policy_loss, log_std = self._policy_loss(observations, actions, weights)
+        policy_norm = self._step("policy", policy_loss, measure)
+
+        q = self.q(observations, actions)
+        q_loss = self.q_loss_scale * losses.q_loss(q, target)
+        q_norm = self._step("q", q_loss, measure)
+
+        self._step_target()
+        self.update_count += 1
+        if not measure:
+            return None
+        with torch.no_grad():
+            quantiles = advantage.quantile(torch.tensor([0.1, 0.5, 0.9], device=self.device), dim=1)
+            metrics = {
+                "value_loss": value_loss,
+                "q_loss": q_loss,
+                "policy_loss": policy_loss,
+                "v": v.mean(1),
+                "q": q.mean((1, 2)),
+                "advantage_p10": quantiles[0],
+                "advantage_p50": quantiles[1],
+                "advantage_p90": quantiles[2],
+                "capped_share": (weights >= self.advantage_cap).float().mean(1),
+                "effective_sample_size": weights.sum(1).square() / weights.square().sum(1),
+                "grad_norm_value": value_norm,
+                "grad_norm_q": q_norm,
+                "grad_norm_policy": policy_norm,
+                "policy_lr": torch.tensor(policy_lr, device=self.device),
+            }
+            if log_std is not None:
+                metrics["log_std"] = log_std.flatten(1).mean(1)
+            return {name: metric.detach() for name, metric in metrics.items()}
+
+    def mean_actions(self, observations: Tensor) -> Tensor:
+        """The policy's deterministic actions, clipped to ±1: [M, E, observation_dim] → [M, E, action_dim]."""
+        self.policy.eval()
+        with torch.no_grad():
+            mean, _ = self.policy(observations)
+        self.policy.train()
+        return mean.clamp(-1, 1)
+
+    def state(self, member: int) -> dict[str, Any]:
+        """All that one member's future depends on: networks, optimizers, number of updates."""
+        return {
+            "update": self.update_count,
+            "networks": self.network_state(member),
+            "optimizers": {name: each[member].state_dict() for name, each in self.optimizers.items()},
+        }
+
+    def network_state(self, member: int) -> dict[str, dict[str, Tensor]]:
+        """One member's weights on the CPU, without the member axis: {network: {parameter: tensor}}."""
+        return {
+            network: {name: p.detach()[member].cpu().clone() for name, p in module.named_parameters()}
+            for network, module in self.networks.items()
+        }
+
+    def load_networks(self, member: int, networks: dict[str, dict[str, Tensor]]) -> None:
+        """Put one member's weights in place; shapes and names must be equal."""
+        for network, module in self.networks.items():
+            own = dict(module.named_parameters())
+            if own.keys() != networks[network].keys():
+                raise ValueError(f"{network}: parameters {sorted(networks[network])}, expected {sorted(own)}")
+            for name, saved in networks[network].items():
+                if saved.shape != own[name].shape[1:]:
+                    raise ValueError(f"{network}.{name} is {tuple(saved.shape)}, not {tuple(own[name].shape[1:])}")
+                own[name].data[member].copy_(saved)
+
+    def load(self, member: int, state: dict[str, Any]) -> None:
+        """Continue one member from `state`."""
+        self.load_networks(member, state["networks"])
+        for name, each in self.optimizers.items():
+            each[member].load_state_dict(state["optimizers"][name])
+        self.update_count = state["update"]
+
+    def finite(self) -> list[bool]:
+        """For each member whether all its weights are finite."""
+        finite = torch.ones(len(self.seeds), dtype=torch.bool, device=self.device)
+        for parameters in self._parameters.values():
+            for p in parameters:
+                finite &= p.isfinite().flatten(1).all(1)
+        return finite.tolist()
+
+    def _policy_loss(self, observations: Tensor, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.dropout is None:
+            mean, log_std = self.policy(observations)
+        else:
+            mean, log_std = self.policy(observations, self.dropout.at(self.update_count, observations.shape[1]))
+        if log_std is None:
+            log_prob = losses.squared_log_prob(mean, actions)
+        else:
+            log_prob = losses.gaussian_log_prob(mean, log_std, actions)
+        return losses.policy_loss(weights, log_prob), log_std
+
+    def _schedule_policy(self) -> list[float]:
+        rates = list(self.lr)
+        if self.policy_schedule == "cosine":
+            # torch's CosineAnnealingLR climbs back up past the end; this holds it at 0.
+            progress = min(self.update_count / self.updates, 1.0)
+            rates = [lr * 0.5 * (1 + math.cos(math.pi * progress)) for lr in rates]
+        for optimizer, lr in zip(self.optimizers["policy"], rates, strict=True):
+            optimizer.param_groups[0]["lr"] = lr
+        return rates
+
+    def _step(self, name: str, loss: Tensor, measure: bool) -> Tensor | None:
+        """One optimizer step of a network on the members' losses [M]; returns gradient norms [M] if measured."""
+        parameters = self._parameters[name]
+        gradients = torch.autograd.grad(loss.sum(), parameters)
+        for member, optimizer in enumerate(self.optimizers[name]):
+            for leaf, gradient in zip(self._views[name][member], gradients, strict=True):
+                leaf.grad = gradient[member]
+            optimizer.step()
+        if not measure:
+            return None
+        return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+
+    @torch.no_grad()
+    def _step_target(self) -> None:
+        for target, p in zip(self._parameters["q_target"], self._parameters["q"], strict=True):
+            target.lerp_(p, self.polyak.view(-1, *[1] * (p.dim() - 1)))
