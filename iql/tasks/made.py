@@ -1,0 +1,245 @@
+"""D4RL's maze2d with data made on the spot: one file in the cache, made once and checked on every use."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from iql.errors import UserError
+from iql.tasks.d4rl import D4RLTask
+from iql.tasks.files import cache_dir
+from iql.tasks.maze2d import MAZES, Maze
+from iql.tasks.waypoints import make_waypoint_data
+
+__all__ = ["MadeMaze2d", "make_file", "make_waypoint_data"]
+
+log = logging.getLogger(__name__)
+
+RECIPE = 1
+"""Raised whenever make_waypoint_data would give other numbers, so that files of an older one are remade."""
+
+USER_BLOCK = 512
+"""Bytes before the HDF5 proper; the least that HDF5 allows."""
+
+
+class MadeMaze2d(D4RLTask):
+    """maze2d on data made by a waypoint controller instead of D4RL's file.
+
+    made_rows  steps to make
+    made_seed  seed of the controller's goals and noise; another seed is another data set
+    The rest is D4RLTask's; with `path` that file is taken and nothing is made.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        simulator: str,
+        made_rows: int,
+        made_seed: int,
+        observation_dim: int,
+        action_dim: int,
+        horizon: int,
+        ref_min: float,
+        ref_max: float,
+        reward: str,
+        url: str | None = None,
+        rows: int | None = None,
+        path: str | Path | None = None,
+        physics: str = "d4rl",
+        normalize: bool = False,
+    ) -> None:
+        super().__init__(
+            name,
+            simulator,
+            url,
+            rows,
+            observation_dim,
+            action_dim,
+            horizon,
+            ref_min,
+            ref_max,
+            reward,
+            path=path,
+            physics=physics,
+            normalize=normalize,
+        )
+        if simulator not in MAZES:
+            raise UserError(f"{name}: data can be made for {', '.join(MAZES)}, not for {simulator}")
+        if made_rows <= horizon:
+            raise UserError(
+                f"env.made_rows={made_rows} is less than an episode; make more than {horizon} (the horizon)"
+            )
+        if made_seed < 0:
+            raise UserError(f"env.made_seed={made_seed} is negative; a seed is 0 or more")
+        self.made_rows = made_rows
+        self.made_seed = made_seed
+
+    def locate(self) -> Path:
+        """The made file in the cache, made now if there is none or it is damaged. Raises UserError."""
+        if self.path is not None:
+            return super().locate()
+        return make_file(self.name, MAZES[self.simulator], self.made_rows, self.made_seed)
+
+    def success_rate_of_data(self) -> float:
+        """The share of consecutive windows of one horizon in the data that reach the evaluation goal.
+
+        The walk has other goals, so this is what a policy that copies the data would get, roughly.
+        """
+        with h5py.File(self.locate(), "r", locking=False) as file:
+            rewards = np.asarray(file["rewards"]).reshape(-1)
+        windows = rewards[: len(rewards) // self.horizon * self.horizon].reshape(-1, self.horizon)
+        return float(succeeded(windows.sum(axis=1)).mean())
+
+    def random_policy_success(self, episodes: int = 50, seed: int = 0) -> float:
+        """The share of episodes in which uniform random actions reach the goal."""
+        from iql.tasks.simulators import make
+
+        env = make(self.simulator, self.physics)
+        draws = np.random.default_rng(seed)
+        returns = np.zeros(episodes)
+        for episode in range(episodes):
+            env.reset(seed=int(draws.integers(2**31)))
+            truncated = False
+            while not truncated:
+                _, reward, _, truncated, _ = env.step(draws.uniform(-1.0, 1.0, 2))
+                returns[episode] += float(reward)
+        env.close()
+        return float(succeeded(returns).mean())
+
+
+def succeeded(returns: np.ndarray) -> np.ndarray:
+    """Which maze2d episodes, by their sparse returns, reached the goal: bool, same shape."""
+    return np.asarray(returns) > 0
+
+
+def make_file(name: str, maze: Maze, rows: int, seed: int) -> Path:
+    """The file of made data in the cache (`made/<name>-rows<rows>-seed<seed>.hdf5`), made if need be.
+
+    Whoever needs it first makes it and others wait: it is written under another name, synced and then
+    renamed, so whatever bears its name is whole. A damaged file is made anew. The same arguments give
+    the same bytes. Raises UserError where it cannot be written.
+    """
+    path = cache_dir() / "made" / f"{name}-rows{rows}-seed{seed}.hdf5"
+    if path.exists() and complaint(path) is None:
+        return path
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            if path.exists():
+                if (problem := complaint(path)) is None:
+                    return path
+                log.warning("%s %s; making it anew", path, problem)
+            for stale in path.parent.glob(f".{path.name}.*.tmp"):
+                stale.unlink()  # its maker is gone: it would hold the lock
+            fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            try:
+                with fresh.open("wb") as file:  # opened first: a folder that takes no files shows at once
+                    with _progress(path.name, rows) as progress:
+                        data = make_waypoint_data(maze, rows, seed, progress)
+                    file.write(_content(data))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(fresh, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    fresh.unlink(missing_ok=True)
+                raise
+            _sync_folder(path.parent)
+    return path
+
+
+def complaint(path: Path) -> str | None:
+    """What is wrong with a made file, to be read after its name; None if it is as it was made."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; mend or remove it") from error
+    if content[:USER_BLOCK] == _header(memoryview(content)[USER_BLOCK:]):
+        return None
+    return "is damaged, or was made by another version"
+
+
+def _content(data: dict[str, np.ndarray]) -> bytes:
+    """The HDF5 file of `data`, its checksum in the user block that HDF5 leaves at the beginning.
+
+    It is built in memory, since HDF5 does not recover from a disk that fills up.
+    """
+    with h5py.File("made", "w", driver="core", backing_store=False, userblock_size=USER_BLOCK) as file:
+        for key, values in data.items():
+            file.create_dataset(key, data=values, track_times=False)
+        file.flush()
+        body = file.id.get_file_image()  # without the user block
+    return _header(body) + body
+
+
+def _header(body: bytes | memoryview) -> bytes:
+    """The user block [USER_BLOCK] of a made file: its recipe and the SHA-256 of all that follows."""
+    line = f"iql made data, recipe {RECIPE}, sha256 {hashlib.sha256(body).hexdigest()}\n"
+    return line.encode().ljust(USER_BLOCK, b"\0")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the system refuses on the way to `path`, as one line for the user."""
+    try:
+        yield
+    except (OSError, filelock.Timeout) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        advice = "free some space" if getattr(error, "errno", None) == errno.ENOSPC else "make it writable"
+        raise UserError(
+            f"{path} cannot be made: {reason}; {advice}, or set IQL_DATA_DIR to another folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The lock beside `path`; a killed owner loses it with its life."""
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        log.info("another process is making %s; waiting for it", path)
+        lock.acquire(poll_interval=0.1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _progress(name: str, rows: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a line per quarter elsewhere; gives what is called with the rows made so far."""
+    start = time.monotonic()
+    with tqdm(total=rows, desc=f"making {name}", unit="row", disable=not sys.stderr.isatty()) as bar:
+        quarter = 0
+
+        def progress(done: int) -> None:
+            nonlocal quarter
+            bar.update(done - bar.n)
+            if bar.disable and 4 * done // rows > quarter:
+                quarter = 4 * done // rows
+                log.info("making %s: %s of %s rows", name, f"{done:,}", f"{rows:,}")
+
+        yield progress
+    log.info("made %s in %.1f s", name, time.monotonic() - start)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,59 @@
+"""The simulators by name: D4RL's dynamics, resets, rewards, ends and horizons."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+
+import gymnasium
+
+from iql.errors import UserError
+from iql.tasks.physics import PROFILES
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """Where a simulator is made, and its sizes.
+
+    module           has make(name, physics) → gymnasium.Env; imported only when the simulator is made
+    observation_dim  entries of an observation
+    action_dim       entries of an action, each within ±1
+    horizon          steps after which an episode is truncated
+    """
+
+    module: str
+    observation_dim: int
+    action_dim: int
+    horizon: int
+
+
+SIMULATORS: dict[str, Simulator] = {
+    "hopper": Simulator("iql.tasks.locomotion", 11, 3, 1000),
+    "halfcheetah": Simulator("iql.tasks.locomotion", 17, 6, 1000),
+    "walker2d": Simulator("iql.tasks.locomotion", 17, 6, 1000),
+    "maze2d-umaze": Simulator("iql.tasks.maze2d", 4, 2, 300),
+    "maze2d-medium": Simulator("iql.tasks.maze2d", 4, 2, 600),
+    "maze2d-large": Simulator("iql.tasks.maze2d", 4, 2, 800),
+    "door": Simulator("iql.tasks.adroit", 39, 28, 200),
+    "hammer": Simulator("iql.tasks.adroit", 46, 26, 200),
+    "pen": Simulator("iql.tasks.adroit", 45, 24, 100),
+    "relocate": Simulator("iql.tasks.adroit", 39, 30, 200),
+}
+
+
+def make(simulator: str, physics: str = "d4rl") -> gymnasium.Env:
+    """The simulator as a Gymnasium environment that truncates at its horizon; reset(seed=) fixes an episode.
+
+    Observations are Box [observation_dim] float64, actions Box ±1 [action_dim] float32 and expected within
+    the box. `.unwrapped.set_state(qpos, qvel)` puts it into a state. Raises UserError for an unknown
+    simulator or physics profile.
+    """
+    if simulator not in SIMULATORS:
+        near = difflib.get_close_matches(simulator, SIMULATORS, n=3, cutoff=0.4) or sorted(SIMULATORS)
+        raise UserError(f"no simulator is called {simulator!r}; nearest: {', '.join(near)}")
+    if physics not in PROFILES:
+        raise UserError(f"physics={physics!r} is unknown; choose {' or '.join(PROFILES)}")
+    entry = SIMULATORS[simulator]
+    env = importlib.import_module(entry.module).make(simulator, physics)
+    return gymnasium.wrappers.TimeLimit(env, max_episode_steps=entry.horizon)

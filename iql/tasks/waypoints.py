@@ -1,0 +1,142 @@
+"""D4RL's recipe for maze2d data: a waypoint controller that walks to one random goal after another."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import mujoco
+import numpy as np
+
+from iql.tasks.maze2d import Maze, advance, compile_model
+
+# D4RL's controller (its waypoint_controller and its generator of maze2d data)
+P_GAIN = 10.0
+D_GAIN = -1.0
+CLOSE = 0.1  # distance (m) at which a waypoint or goal counts as reached
+SCATTER = 0.2  # waypoints lie up to this far (m) below their cell's index, per axis
+NOISE = 0.5  # standard deviation of what is added to every action ("noisy" in D4RL's generator)
+
+REPORT_EVERY = 2000  # rows between two calls of `progress`
+
+
+def make_waypoint_data(
+    maze: Maze,
+    rows: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    noise: float = NOISE,
+) -> dict[str, np.ndarray]:
+    """`rows` steps of the controller in D4RL's layout; the same maze, rows and seed give the same bits.
+
+    It is one walk without resets: when a goal is reached, or after the maze's horizon, that row is a
+    timeout and the next goal is drawn (any free cell ± .1). Rewards are relabelled as D4RL does, with
+    respect to the maze's evaluation goal and of the row's own position, not its successor's. A longer
+    data set with the same seed begins with the shorter one.
+
+    progress  called with the rows made so far, every few thousand rows and at the end
+
+    Returns observations [R, 4], actions [R, 2], rewards [R], infos/qpos [R, 2], infos/qvel [R, 2] and
+    infos/goal [R, 2] float32, terminals [R] (all False) and timeouts [R] bool.
+    """
+    goal_draws, noise_draws = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+    noises = (noise * noise_draws.standard_normal((rows, 2))).tolist()
+    routes = Routes(maze)
+    states = np.empty((rows, 4))
+    actions = np.empty((rows, 2))
+    goals = np.empty((rows, 2))
+    timeouts = np.zeros(rows, dtype=bool)
+
+    model = compile_model(maze)
+    data = mujoco.MjData(model)
+    data.qpos[:] = maze.free_cells[goal_draws.integers(len(maze.free_cells))] + goal_draws.uniform(
+        -0.1, 0.1, 2
+    )
+    data.qvel[:] = 0.1 * goal_draws.standard_normal(2)
+
+    steps, horizon = 0, maze.horizon
+    for row in range(rows):
+        x, y = data.qpos.tolist()
+        vx, vy = data.qvel.tolist()
+        if steps == 0:
+            cell = maze.free_cells[goal_draws.integers(len(maze.free_cells))]
+            goal = cell + goal_draws.uniform(-0.1, 0.1, 2)
+            waypoints = _scattered(
+                routes.between(maze.cell((x, y)), (int(cell[0]), int(cell[1]))), goal_draws
+            )
+            next_x, next_y = waypoints.popleft()
+        close = abs(next_x - x) < CLOSE and (next_x - x) ** 2 + (next_y - y) ** 2 < CLOSE**2
+        reached = close and not waypoints
+        action_x = _clip(_clip(P_GAIN * (next_x - x) + D_GAIN * vx) + noises[row][0])
+        action_y = _clip(_clip(P_GAIN * (next_y - y) + D_GAIN * vy) + noises[row][1])
+        if close and waypoints:
+            next_x, next_y = waypoints.popleft()
+
+        states[row] = x, y, vx, vy
+        actions[row] = action_x, action_y
+        goals[row] = goal
+        steps += 1
+        if reached or steps == horizon:
+            timeouts[row] = True
+            steps = 0
+        advance(model, data, (action_x, action_y))
+        if progress is not None and (row + 1) % REPORT_EVERY == 0:
+            progress(row + 1)
+    if progress is not None:
+        progress(rows)
+
+    observations = states.astype(np.float32)
+    return {
+        "observations": observations,
+        "actions": actions.astype(np.float32),
+        "rewards": maze.rewards(states[:, :2]).astype(np.float32),
+        "terminals": np.zeros(rows, dtype=bool),
+        "timeouts": timeouts,
+        "infos/goal": goals.astype(np.float32),
+        "infos/qpos": observations[:, :2].copy(),
+        "infos/qvel": observations[:, 2:].copy(),
+    }
+
+
+Cell = tuple[int, int]
+
+
+class Routes:
+    """Shortest ways between a maze's free cells, by breadth-first search from each goal once asked for."""
+
+    def __init__(self, maze: Maze):
+        self._free = {(int(i), int(j)) for i, j in maze.free_cells}
+        self._towards: dict[Cell, dict[Cell, Cell]] = {}
+
+    def between(self, start: Cell, goal: Cell) -> list[Cell]:
+        """The cells after `start` up to and with `goal`; just the goal where they are the same."""
+        if goal not in self._towards:
+            self._towards[goal] = self._search(goal)
+        step = self._towards[goal]
+        route = []
+        while start != goal:
+            start = step[start]
+            route.append(start)
+        return route or [goal]
+
+    def _search(self, goal: Cell) -> dict[Cell, Cell]:
+        """For each free cell that the goal can be reached from: the next cell on a shortest way."""
+        step = {goal: goal}
+        edge = deque([goal])
+        while edge:
+            i, j = cell = edge.popleft()
+            for neighbour in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+                if neighbour in self._free and neighbour not in step:
+                    step[neighbour] = cell
+                    edge.append(neighbour)
+        return step
+
+
+def _scattered(route: list[Cell], draws: np.random.Generator) -> deque[tuple[float, float]]:
+    """Waypoints of a route: cells shifted by up to SCATTER towards zero, only the goal's cell as it is."""
+    shifts = np.vstack([SCATTER * draws.uniform(size=(len(route) - 1, 2)), np.zeros((1, 2))])
+    return deque((float(x), float(y)) for x, y in np.array(route) - shifts)
+
+
+def _clip(value: float) -> float:
+    return -1.0 if value < -1.0 else 1.0 if value > 1.0 else value
