@@ -1,0 +1,198 @@
+"""Types and ranges of every setting. The YAML files in conf/ hold the values; nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Expectile = Annotated[float, Field(ge=0.5, lt=1)]
+Beta = Annotated[float, Field(ge=0)]
+Polyak = Annotated[float, Field(gt=0, le=1)]
+Initialization = Literal["orthogonal", "pytorch"]
+Headline = Literal["last10", "final"]
+Reward = Literal["none", "return_range", "minus_one"]
+Distribution = Literal["gaussian", "deterministic"]
+
+
+class Node(BaseModel):
+    """A section of the configuration: no key but these, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Target(Node):
+    """A section that becomes an object."""
+
+    target: str = Field(alias="_target_")
+
+
+class Recipe(Node):
+    tau: Expectile
+    beta: Beta
+    dropout: Share | None
+    updates: Count
+    evaluation_every: Count
+    evaluation_episodes: Count
+    score: Headline
+
+
+class Corl(Node):
+    tau: Expectile
+    beta: Beta
+    polyak: Polyak
+    policy: Distribution
+    dropout: Share | None
+    normalize: bool
+    reward: Reward
+
+
+class D4RLTask(Target):
+    name: str
+    simulator: str
+    url: str | None
+    rows: Count | None
+    observation_dim: Count
+    action_dim: Count
+    horizon: Count
+    ref_min: float
+    ref_max: float
+    reward: Reward
+    path: str | None = None
+    physics: Literal["d4rl", "gymnasium"]
+    normalize: bool
+    recipe: Recipe
+    corl: Corl | None = None
+
+
+class MadeMaze2d(D4RLTask):
+    made_rows: Annotated[int, Field(ge=1000)]
+    made_seed: Annotated[int, Field(ge=0)]
+
+
+class Algorithm(Target):
+    tau: Expectile
+    beta: Beta
+    discount: Annotated[float, Field(ge=0, le=1)]
+    polyak: Polyak
+    advantage_cap: Positive
+    fresh_value: bool
+    q_loss_scale: Positive
+    policy_schedule: Literal["cosine", "constant"]
+    initialization: Initialization
+    policy_mean: Literal["tanh", "linear"]
+
+
+class Perceptron(Target):
+    hidden_dims: Annotated[list[Count], Field(min_length=1)]
+    initialization: Initialization
+
+
+class Policy(Perceptron):
+    distribution: Distribution
+    mean: Literal["tanh", "linear"]
+    dropout: Share | None
+    log_std_range: Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Adam(Target):
+    lr: Annotated[float, Field(gt=0, le=1)]
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = Field(default=[0.9, 0.999])
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    amsgrad: bool = False
+    foreach: bool | None = None
+    fused: bool | None = None
+
+
+class WandbTracker(Target):
+    project: str
+    entity: str | None
+    mode: Literal["auto", "online", "offline", "disabled"]
+    init_timeout: Positive
+
+
+class Network(Node):
+    hidden_dims: Annotated[list[Count], Field(min_length=1)]
+    value: Any
+    q: Any
+    policy: Any
+
+
+class Checkpoint(Node):
+    every: Count
+    keep: Annotated[int, Field(ge=2)]
+
+
+class Evaluation(Node):
+    every: Count
+    episodes: Count
+    headline: Headline
+    num_envs: Count | None
+
+
+class Run(Node):
+    """A run's settings as one command line gives them; `Any` stands where a user's own class may."""
+
+    seed: Annotated[int, Field(ge=0)]
+    updates: Count
+    batch_size: Count
+    precision: Literal["float32"]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    threads: Count | None
+    runs: str
+    sweep: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    log_every: Count
+    checkpoint: Checkpoint
+    env: Any
+    algorithm: Any
+    network: Network
+    optimizer: Any
+    evaluation: Evaluation
+    tracker: dict[str, Any]
+
+
+# What we know of our own classes; a user's are held to their signature.
+SCHEMAS: dict[str, type[Target]] = {
+    "iql.tasks.d4rl.D4RLTask": D4RLTask,
+    "iql.tasks.made.MadeMaze2d": MadeMaze2d,
+    "iql.learner.IQL": Algorithm,
+    "iql.networks.Value": Perceptron,
+    "iql.networks.TwinQ": Perceptron,
+    "iql.networks.Policy": Policy,
+    "torch.optim.Adam": Adam,
+    "iql.tracking.WandbTracker": WandbTracker,
+    "iql.tracking.TensorBoardTracker": Target,
+}
+
+# Where an object stands, the schema that its defaults have, and what the code hands it besides its settings.
+_LEARNER = "value q policy optimizer seeds lr updates device"
+PLACES: dict[str, tuple[type[Target], str]] = {
+    "env": (MadeMaze2d, ""),
+    "algorithm": (Algorithm, _LEARNER),
+    "network.value": (Perceptron, "observation_dim seeds"),
+    "network.q": (Perceptron, "observation_dim action_dim seeds"),
+    "network.policy": (Policy, "observation_dim action_dim seeds"),
+    "optimizer": (Adam, "params"),
+    "tracker.wandb": (WandbTracker, ""),
+    "tracker.tensorboard": (Target, ""),
+}
+
+GROUPS = ("env", "algorithm", "network", "optimizer", "evaluation", "tracker", "preset")
+
+# Settings that other sections read, and that no constructor takes.
+SETTINGS_ONLY = {"env": ("recipe", "corl"), "algorithm": ("initialization", "policy_mean")}
+
+# What the members of one pack may differ in.
+MEMBER_KEYS = (
+    "seed",
+    "algorithm.tau",
+    "algorithm.beta",
+    "algorithm.discount",
+    "algorithm.polyak",
+    "algorithm.advantage_cap",
+    "optimizer.lr",
+)

@@ -1,0 +1,65 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from iql.errors import UserError
+
+_ADVICE = {
+    errno.ENOSPC: "no space left on the disk: free some and run the same command again",
+    errno.EDQUOT: "the disk quota is used up: free some and run the same command again",
+    errno.EROFS: "it is on a read-only file system: choose another folder, e.g. runs=PATH",
+    errno.EACCES: "no permission to write there: choose another folder, e.g. runs=PATH",
+}
+
+
+def replace_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Write `parts` as the content of `path`: temporary name beside it, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new name in `folder` outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`content` as indented JSON, written whole or not at all."""
+    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or None if it does not exist. Raises UserError if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); delete it, or the run's directory to train it anew") from error
+
+
+def refusal(error: OSError) -> str | None:
+    """One line about what a full or read-only disk refused; None for any other error."""
+    if error.errno not in _ADVICE:
+        return None
+    return f"{error.filename or 'the run directory'}: {_ADVICE[error.errno]}"

@@ -1,0 +1,87 @@
+"""A run mirrored to TensorBoard's event files."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from typing import Any, BinaryIO
+
+from iql.tracking.run import Record, RunInfo, one_line, read_records, scalars
+
+log = logging.getLogger(__name__)
+
+
+class TensorBoardTracker:
+    """Writes event files to `tensorboard/` in the run's directory (see `Tracker` for the promises).
+
+    Records go through TensorBoard's own record writer on the calling thread (65 µs each): its
+    queueing writer prints a traceback of its own where the disk is full.
+    """
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        self._writer: Any = None
+
+    def start(self, info: RunInfo) -> None:
+        """Writes the folder anew: what an earlier life wrote comes from `info.metrics`, once."""
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError as error:
+            log.warning(
+                "TensorBoard is not tracked (%s): pip install tensorboard; training goes on", one_line(error)
+            )
+            return
+        try:
+            folder = info.directory / "tensorboard"
+            folder.mkdir(parents=True, exist_ok=True)
+            for earlier in folder.glob("events.out.tfevents.*"):
+                earlier.unlink()
+            name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
+            self._file = (folder / name).open("wb")
+            self._writer = RecordWriter(self._file)
+            header = Event(wall_time=time.time(), file_version="brain.Event:2")
+            self._writer.write(header.SerializeToString())
+            for record in read_records(info.metrics) if info.resumed else []:
+                self._write(record)
+            self._file.flush()
+        except Exception as error:
+            self._give_up(error)
+
+    def log(self, record: Record) -> None:
+        """Writes a record; the file is flushed with each."""
+        if self._file is None:
+            return
+        try:
+            self._write(record)
+            self._file.flush()
+        except Exception as error:
+            self._give_up(error)
+
+    def finish(self, summary: Record | None, exit_code: int = 0) -> None:
+        """Closes the file. Event files hold no summary: that is summary.json."""
+        if self._file is None:
+            return
+        try:
+            self._file.close()
+            self._file = None
+        except Exception as error:
+            self._give_up(error)
+
+    def _write(self, record: Record) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record).items()]
+        event = Event(wall_time=time.time(), step=record["update"], summary=Summary(value=values))
+        self._writer.write(event.SerializeToString())
+
+    def _give_up(self, error: Exception) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what is buffered fails as it did before
+                file.close()
+        log.warning("TensorBoard is not tracked any further (%s); training goes on", one_line(error))

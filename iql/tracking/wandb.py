@@ -1,0 +1,217 @@
+"""A run mirrored to Weights & Biases, online or offline."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from iql.tracking.run import Record, RunInfo, one_line, read_records, scalars
+from iql.tracking.wandb_service import resolve_mode, start_service
+
+log = logging.getLogger(__name__)
+
+FINISH_SECONDS = 10  # what an online run waits for its upload at the end; the rest is for `wandb sync`
+
+
+@dataclass
+class Session:
+    """What the W&B runs of one process share.
+
+    offline  no further run of this process tries to go online
+    hinted   the line that says where offline runs lie has been logged
+    stalled  an upload did not end in time: later runs do not wait for theirs
+    live     runs that are open
+    """
+
+    offline: bool = False
+    hinted: bool = False
+    stalled: bool = False
+    live: int = 0
+
+
+SESSION = Session()
+
+
+class WandbTracker:
+    """One W&B run per run, several side by side in one process (see `Tracker` for the promises).
+
+    project, entity  where the run goes; WANDB_PROJECT and WANDB_ENTITY win
+    mode             auto (online where there is a key, else offline), online, offline or disabled;
+                     WANDB_MODE wins
+    init_timeout     seconds of the process's one attempt to go online
+    """
+
+    def __init__(
+        self, project: str = "iql", entity: str | None = None, mode: str = "auto", init_timeout: float = 10.0
+    ) -> None:
+        self._project = os.environ.get("WANDB_PROJECT") or project
+        self._entity = os.environ.get("WANDB_ENTITY") or entity
+        self._mode = os.environ.get("WANDB_MODE") or mode
+        self._init_timeout = init_timeout
+        self._run: Any = None
+        self._first = 0  # updates before this one are W&B's already
+        self._step = -1  # the last step given to W&B
+        self._update: int | None = None  # and the update that it stands for
+
+    def start(self, info: RunInfo) -> None:
+        """Opens the run; a resumed one gets what it lacks from `info.metrics`."""
+        if self._mode == "disabled":
+            return
+        try:
+            import wandb
+        except ImportError as error:
+            log.warning(
+                "W&B is not tracked (%s): pip install wandb; training goes on, metrics.jsonl is the record",
+                one_line(error),
+            )
+            return
+        try:
+            self._open(wandb, info)
+            for record in read_records(info.metrics) if info.resumed else []:
+                self._write(record)
+        except Exception as error:
+            self._give_up(error)
+
+    def log(self, record: Record) -> None:
+        """Hands a record to W&B's service process on this machine (0.2 ms), never to the network."""
+        if self._run is None:
+            return
+        try:
+            self._write(record)
+        except Exception as error:
+            self._give_up(error)
+
+    def finish(self, summary: Record | None, exit_code: int = 0) -> None:
+        """Adds `summary` to the run's and closes it; an upload may take FINISH_SECONDS."""
+        if self._run is None:
+            return
+        try:
+            if summary:
+                self._run.summary.update(summary)
+            self._close(exit_code)
+        except Exception as error:
+            self._give_up(error)
+
+    def _open(self, wandb: ModuleType, info: RunInfo) -> None:
+        folder = info.directory / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # W&B moves to /tmp without a word from a folder that it cannot write to
+        settings = start_service(wandb, self._init_timeout, FINISH_SECONDS)
+        mode, reason = resolve_mode(wandb, self._mode)
+        level = logging.INFO
+        if mode == "disabled":
+            return
+        if mode == "online" and not SESSION.offline:
+            try:
+                self._run = self._init(wandb, info, settings, "online")
+                self._first = int(self._run.starting_step) if self._run.resumed else 0
+            except Exception as error:
+                SESSION.offline, level = True, logging.WARNING
+                reason = f"could not go online ({one_line(error)})"
+                if SESSION.live:  # the failed run keeps its id in the service that the others use
+                    raise
+                wandb.teardown()
+                settings = start_service(wandb, self._init_timeout, FINISH_SECONDS)
+        for earlier in folder.glob("offline-run-*"):  # W&B has it or will get it from this life
+            shutil.rmtree(earlier)
+        if self._run is None:
+            self._run = self._init(wandb, info, settings, "offline")
+            _hint(level, reason, Path(self._run.settings.sync_dir))
+        SESSION.live += 1
+        self._step = self._first - 1
+        for section in ("train/*", "eval/*"):
+            self._run.define_metric(section, step_metric="update")
+        self._run.define_metric("eval/score", step_metric="update", summary="max,last")
+
+    def _init(self, wandb: ModuleType, info: RunInfo, settings: Any, mode: str) -> Any:
+        return wandb.init(
+            project=self._project,
+            entity=self._entity,
+            id=info.id,
+            name=info.name,
+            group=info.group,
+            job_type=info.job_type,
+            tags=[tag[:64] for tag in info.tags if tag],
+            config=info.config,
+            dir=str(info.directory),
+            mode=mode,
+            resume="allow",
+            reinit="create_new",
+            settings=settings,
+        )
+
+    def _write(self, record: Record) -> None:
+        """Steps only ever grow: a late evaluation takes the next free one and keeps its `update`."""
+        update = record["update"]
+        if update < self._first:
+            return
+        if update != self._update:
+            self._step = max(update, self._step + 1)
+            self._update = update
+        self._run.log({**scalars(record), "update": update}, step=self._step)
+
+    def _close(self, exit_code: int) -> None:
+        run, self._run = self._run, None
+        SESSION.live -= 1
+        failures: list[Exception] = []
+
+        def finish() -> None:
+            try:
+                run.finish(exit_code=exit_code)
+            except Exception as error:
+                failures.append(error)
+
+        closing = threading.Thread(target=finish, name="wandb-finish", daemon=True)
+        started = time.monotonic()
+        closing.start()
+        closing.join(timeout=1 if SESSION.stalled else FINISH_SECONDS + 2)
+        if failures:
+            raise failures[0]
+        if closing.is_alive() or time.monotonic() - started >= FINISH_SECONDS:
+            SESSION.stalled = True
+            log.warning(
+                "W&B's upload did not end in %d s: finish it with `wandb sync --include-online %s`",
+                FINISH_SECONDS,
+                _shown(Path(run.settings.sync_dir)),
+            )
+
+    def _give_up(self, error: Exception) -> None:
+        if self._run is not None:
+            self._run = None
+            SESSION.live -= 1
+        log.warning(
+            "W&B is not tracked any further (%s); training goes on, metrics.jsonl is the record",
+            one_line(error),
+        )
+
+
+def _hint(level: int, reason: str, folder: Path) -> None:
+    if SESSION.hinted:
+        return
+    SESSION.hinted = True
+    place = _shown(folder)
+    log.log(
+        level,
+        "W&B %s: recording offline; look at it with `wandb beta leet %s`, upload it with `wandb sync %s`",
+        reason,
+        place,
+        place,
+    )
+
+
+def _shown(folder: Path) -> str:
+    """The folder as a user would type it: relative where it lies below the current one."""
+    with contextlib.suppress(ValueError):
+        folder = folder.relative_to(Path.cwd())
+    return shlex.quote(str(folder))

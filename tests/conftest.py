@@ -1,0 +1,99 @@
+"""What several tests need: small trainings by the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A training of seconds that passes every station: several checkpoints and evaluations, the maze's map.
+SMALL = (
+    "env.made_rows=2000",
+    "updates=60",
+    "log_every=5",
+    "checkpoint.every=20",
+    "evaluation.every=20",
+    "evaluation.episodes=2",
+    "network.hidden_dims=[16,16]",
+    "batch_size=32",
+    "threads=1",
+    "tracker=none",
+)
+
+# Fields that hold times and places; everything else of two equal runs is equal.
+TIMES = {"seconds", "updates_per_second", "wall_seconds", "train_seconds"}
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def environment(data_dir: Path) -> dict[str, str]:
+    """The environment of a user with an empty cache, without a key and without a network."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "SLURM_", "D4RL_"))}
+    return {**kept, "IQL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+
+
+class Trainer:
+    """Runs train.py with small settings in a folder of its own."""
+
+    def __init__(self, runs: Path, environment: dict[str, str]):
+        self.runs = runs
+        self.environment = environment
+
+    def command(self, *overrides: str, patch: str = "") -> list[str]:
+        """The command line; `patch` is Python that runs before train.py."""
+        arguments = [*SMALL, f"runs={self.runs}", *overrides]
+        if not patch:
+            return [sys.executable, str(ROOT / "train.py"), *arguments]
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = {str(ROOT / 'train.py')!r}\n{patch}\n"
+        code += f"import runpy; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
+        return [sys.executable, "-c", code, *arguments]
+
+    def __call__(self, *overrides: str, patch: str = "") -> subprocess.CompletedProcess[str]:
+        command = self.command(*overrides, patch=patch)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
+
+    def start(self, *overrides: str, patch: str = "") -> subprocess.Popen[str]:
+        command = self.command(*overrides, patch=patch)
+        return subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def directories(self) -> list[Path]:
+        return sorted(path.parent for path in self.runs.rglob("manifest.json"))
+
+
+@pytest.fixture
+def train(tmp_path: Path, environment: dict[str, str]) -> Iterator[Trainer]:
+    yield Trainer(tmp_path / "runs", environment)
+
+
+@pytest.fixture
+def trainer_in(environment: dict[str, str]) -> Callable[[Path], Trainer]:
+    return lambda runs: Trainer(runs, environment)
+
+
+def timeless(record: dict[str, Any]) -> dict[str, Any]:
+    """A record or summary without its times."""
+    return {key: value for key, value in record.items() if key not in TIMES}
+
+
+def numbers_of(directory: Path) -> dict[str, Any]:
+    """All that must be equal between a disturbed and an undisturbed run: weights bit for bit, records, summary."""
+    return {
+        "networks": (directory / "networks.ckpt").read_bytes(),
+        "metrics": [timeless(json.loads(line)) for line in (directory / "metrics.jsonl").read_text().splitlines()],
+        "summary": timeless(json.loads((directory / "summary.json").read_text())),
+        "map": (directory / "map.npz").read_bytes(),
+    }

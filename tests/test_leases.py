@@ -1,0 +1,113 @@
+"""Who may write into a run directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from iql import leases
+from iql.errors import UserError
+from iql.leases import Lease, LeaseLost, Leases, Owner
+from iql.storage import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+ELSEWHERE = Owner(token="other", host="another-host", pid=1, job="", life=0)
+
+
+def hold_in_a_process(directory: Path, **environment: str) -> subprocess.Popen:
+    """A process that holds the lease until it is killed or finds it lost."""
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from iql.leases import Leases, LeaseLost
+directory = Path({str(directory)!r})
+try:
+    with Leases([directory]) as held:
+        print("held", flush=True)
+        while True:
+            held.check(directory)
+            time.sleep(0.05)
+except LeaseLost as error:
+    print("lost", error, flush=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_process_is_refused_with_the_owners_name_until_the_owner_dies(tmp_path):
+    owner = hold_in_a_process(tmp_path)
+    with pytest.raises(UserError, match=f"process {owner.pid} on "):
+        Lease(tmp_path, Owner.this_process()).acquire()
+    owner.kill()
+    owner.wait()
+    with Leases([tmp_path]) as held:
+        held.check(tmp_path)
+    assert not (tmp_path / "lease.json").exists()
+
+
+def test_another_hosts_lease_is_respected_while_its_heart_beats_and_taken_when_it_is_old(tmp_path):
+    write_json(tmp_path / "lease.json", asdict(ELSEWHERE))
+    with pytest.raises(UserError, match="process 1 on another-host"):
+        Lease(tmp_path, Owner.this_process()).acquire()
+    old = time.time() - leases.STALE_SECONDS - 1
+    os.utime(tmp_path / "lease.json", (old, old))
+    with Leases([tmp_path]) as held:
+        held.check(tmp_path)
+
+
+def test_the_heart_beats(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    with Leases([tmp_path]):
+        os.utime(tmp_path / "lease.json", (0, 0))
+        deadline = time.monotonic() + 10
+        while (tmp_path / "lease.json").stat().st_mtime == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_newer_life_of_the_same_job_takes_over_and_the_older_leaves(tmp_path):
+    older = hold_in_a_process(tmp_path, SLURM_JOB_ID="17", SLURM_RESTART_COUNT="0")
+    newer = hold_in_a_process(tmp_path, SLURM_JOB_ID="17", SLURM_RESTART_COUNT="1")
+    assert older.stdout.readline().startswith("lost")
+    assert older.wait(timeout=10) == 0
+    assert newer.poll() is None
+    newer.kill()
+    newer.wait()
+
+
+def test_an_older_life_or_another_job_takes_nothing_over(tmp_path):
+    owner = hold_in_a_process(tmp_path, SLURM_JOB_ID="17", SLURM_RESTART_COUNT="1")
+    for job, life in (("17", 0), ("17", 1), ("18", 5)):
+        with pytest.raises(UserError, match="SLURM job 17"):
+            Lease(tmp_path, replace(Owner.this_process(), job=job, life=life)).acquire()
+    owner.kill()
+    owner.wait()
+
+
+def test_a_lost_lease_is_noticed_before_the_next_write(tmp_path):
+    with Leases([tmp_path]) as held:
+        write_json(tmp_path / "lease.json", asdict(ELSEWHERE))
+        with pytest.raises(LeaseLost, match="another-host"):
+            held.check(tmp_path)
+
+
+def test_of_a_pack_all_leases_are_taken_or_none(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    owner = hold_in_a_process(second)
+    with pytest.raises(UserError), Leases([first, second]):
+        pass
+    assert not (first / "lease.json").exists()
+    owner.kill()
+    owner.wait()
+    with Leases([first, second]):
+        assert (first / "lease.json").exists()

@@ -1,0 +1,350 @@
+"""What a user sees of a training: directories, packs, kills, signals, owners, damage and full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import Trainer, numbers_of
+
+# The process kills itself, as kill -9 would, at its n-th call of a function that makes something durable.
+KILL_AT = """
+import os, signal
+calls = 0
+real = os.{function}
+def counting(*arguments, **options):
+    global calls
+    calls += 1
+    if calls == {number}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
+os.{function} = counting
+"""
+
+# ... in the middle of a line of metrics.jsonl.
+KILL_IN_LINE = """
+import os, signal
+from iql.runs import MetricsFile
+real = MetricsFile.flush
+flushes = 0
+def flush(self, sync=False):
+    global flushes
+    flushes += 1
+    if flushes == {number}:
+        with open(self.path, 'ab') as file:
+            file.write(self._lines[0][:17].encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, sync)
+MetricsFile.flush = flush
+"""
+
+# ... in the middle of a checkpoint's bytes.
+KILL_IN_CHECKPOINT = """
+import os, signal
+from iql import checkpoints
+def half(path, *parts):
+    with open(path.with_name('.half.tmp'), 'wb') as file:
+        file.write(parts[0])
+        file.write(bytes(parts[1])[:1000])
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.replace_file = half
+"""
+
+SLOW = """
+import time
+from iql.learner import IQL
+real = IQL.update
+def slow(self, *arguments, **options):
+    time.sleep({seconds})
+    return real(self, *arguments, **options)
+IQL.update = slow
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data_dir):
+    """The numbers of a pack of two that nothing disturbed."""
+    environment = {**os.environ, "IQL_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1"}
+    train = Trainer(tmp_path_factory.mktemp("undisturbed") / "runs", environment)
+    result = train("seed=[0,1]")
+    assert result.returncode == 0, result.stderr
+    return [numbers_of(directory) for directory in train.directories()]
+
+
+def finish_and_compare(train: Trainer, undisturbed: list[dict], *overrides: str) -> None:
+    result = train("seed=[0,1]", *overrides)
+    assert result.returncode == 0, result.stderr
+    assert [numbers_of(directory) for directory in train.directories()] == undisturbed
+    for directory in train.directories():
+        left = {path.name for path in directory.iterdir()}
+        assert left == {
+            *("manifest.json", "metrics.jsonl", "summary.json", "networks.ckpt", "map.npz"),
+            *("curve.png", "map.png", ".lock"),
+        }
+
+
+def test_a_run_directory_holds_everything_and_the_same_command_does_nothing_more(train):
+    first = train("algorithm.tau=0.9")
+    assert first.returncode == 0, first.stderr
+    (directory,) = train.directories()
+    sweep, env, configuration, seed = directory.relative_to(train.runs).parts
+    assert (sweep, env, seed) == ("single", "maze2d-umaze-made", "seed=0")
+    assert "tau=0.9" in configuration
+    assert len(configuration.encode()) <= 130
+
+    summary = json.loads((directory / "summary.json").read_text())
+    for key in (
+        *("env", "seed", "updates", "final_score", "last10_score", "best_score", "episodes", "wall_seconds"),
+        *("updates_per_second", "device", "mujoco", "physics"),
+    ):
+        assert key in summary
+    assert (summary["updates"], summary["episodes"], summary["evaluations"]) == (60, 2, 3)
+    assert (summary["mujoco"], summary["physics"]) == ("3.1.6", "d4rl")
+
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["settings"]["algorithm"]["tau"] == 0.9
+    assert "algorithm.tau=0.9" in manifest["overrides"]
+    assert manifest["packages"]["mujoco"] == "3.1.6"
+    assert len(manifest["lives"]) == 1
+
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [r["update"] for r in records if r["kind"] == "train"] == list(range(5, 61, 5))
+    assert [r["update"] for r in records if r["kind"] == "eval"] == [20, 40, 60]
+    assert "score" in first.stdout
+    assert "random policy" in first.stdout
+
+    before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    again = train("algorithm.tau=0.9")
+    assert again.returncode == 0
+    assert "done already" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in directory.iterdir() if path.name != ".lock"} == {
+        path: when for path, when in before.items() if path.name != ".lock"
+    }
+
+
+def test_what_does_not_decide_the_numbers_does_not_change_the_directory(train):
+    assert train("updates=20").returncode == 0
+    assert "done already" in train("updates=20", "checkpoint.every=7", "log_every=3", "device=cpu").stderr
+    assert len(train.directories()) == 1
+
+
+def test_a_pack_is_one_run_a_seed_and_each_equals_the_run_alone(train, trainer_in, tmp_path):
+    assert train("seed=[0,1]", "updates=100").returncode == 0
+    assert [directory.name for directory in train.directories()] == ["seed=0", "seed=1"]
+    alone = trainer_in(tmp_path / "alone")
+    assert alone("seed=1", "updates=100").returncode == 0
+    (own,), packed = alone.directories(), train.directories()[1]
+    for ours, theirs in zip(numbers_of(own)["metrics"], numbers_of(packed)["metrics"], strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            assert value == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), key
+
+
+@pytest.mark.parametrize("numbers", [(1, 3, 4), (5, 7, 2), (9, 6, 8)], ids=str)
+def test_kill_9_while_files_are_made_durable_leaves_no_trace(train, undisturbed, numbers):
+    for number in numbers:
+        killed = train("seed=[0,1]", patch=KILL_AT.format(function="fsync", number=number))
+        assert killed.returncode == -signal.SIGKILL
+    finish_and_compare(train, undisturbed)
+
+
+def test_kill_9_between_writing_and_renaming_leaves_no_trace(train, undisturbed):
+    for number in (4, 7, 5):
+        killed = train("seed=[0,1]", patch=KILL_AT.format(function="replace", number=number))
+        assert killed.returncode == -signal.SIGKILL
+    finish_and_compare(train, undisturbed)
+
+
+def test_kill_9_in_the_middle_of_a_line_and_of_a_checkpoint_leaves_no_trace(train, undisturbed):
+    for patch in (KILL_IN_LINE.format(number=1), KILL_IN_LINE.format(number=4), KILL_IN_CHECKPOINT):
+        assert train("seed=[0,1]", patch=patch).returncode == -signal.SIGKILL
+    finish_and_compare(train, undisturbed)
+
+
+def test_kill_9_at_arbitrary_moments_leaves_no_trace_and_no_process(train, undisturbed):
+    for delay in (1.5, 3.0, 2.5, 3.5):
+        process = train.start("seed=[0,1]", patch=SLOW.format(seconds=0.03))
+        time.sleep(delay)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.communicate()
+        psutil.wait_procs(children, timeout=5)
+        assert not [child for child in children if child.is_running()]
+    finish_and_compare(train, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_saves_says_how_to_go_on_and_exits_with_its_number(train, undisturbed, number):
+    process = train.start("seed=[0,1]", patch=SLOW.format(seconds=0.05))
+    wait_for(lambda: len(train.directories()) == 2)
+    time.sleep(0.7)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "the same command goes on from there" in stderr
+    assert number.name in stderr
+    assert all(list((directory / "checkpoints").glob("*.ckpt")) for directory in train.directories())
+    finish_and_compare(train, undisturbed)
+
+
+def test_a_handler_that_stood_there_before_is_called_after_saving(train):
+    requeue = "import signal, sys; signal.signal(signal.SIGUSR2, lambda *a: (print('REQUEUED', flush=True), sys.exit(7)))\n"
+    process = train.start(patch=requeue + SLOW.format(seconds=0.05))
+    wait_for(lambda: len(train.directories()) == 1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGUSR2)
+    stdout, _ = process.communicate(timeout=60)
+    assert "REQUEUED" in stdout
+    assert process.returncode == 7
+    assert list((train.directories()[0] / "checkpoints").glob("*.ckpt"))
+
+
+def test_a_second_process_says_who_owns_the_run_and_leaves(train):
+    first = train.start(patch=SLOW.format(seconds=0.1))
+    wait_for(lambda: list(train.runs.rglob("lease.json")))
+    second = train()
+    assert second.returncode == 1
+    assert f"is being trained by process {first.pid}" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+    first.kill()
+    first.communicate()
+    assert train().returncode == 0  # a dead owner's run is taken over at once
+
+
+def stop_at(update: int) -> str:
+    return f"""
+import os, signal
+from iql.learner import IQL
+real = IQL.update
+def update(self, *arguments, **options):
+    if self.update_count == {update}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, *arguments, **options)
+IQL.update = update
+"""
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(train, trainer_in, tmp_path, damage):
+    assert train(patch=stop_at(50)).returncode == -signal.SIGKILL
+    (directory,) = train.directories()
+    older, newer = sorted((directory / "checkpoints").glob("*.ckpt"))
+    harm(newer, damage)
+    result = train()
+    assert result.returncode == 0, result.stderr
+    assert f"{newer}: damaged" in result.stderr
+    assert "going on from update 20" in result.stderr
+    whole = trainer_in(tmp_path / "whole")
+    assert whole().returncode == 0
+    assert numbers_of(directory) == numbers_of(whole.directories()[0])
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_restarted_silently(train):
+    assert train(patch=stop_at(50)).returncode == -signal.SIGKILL
+    (directory,) = train.directories()
+    files = sorted((directory / "checkpoints").glob("*.ckpt"))
+    for path, damage in zip(files, ("flipped", "truncated"), strict=True):
+        harm(path, damage)
+    metrics = (directory / "metrics.jsonl").read_bytes()
+    result = train()
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert all(str(path) in result.stderr for path in files)
+    assert (directory / "metrics.jsonl").read_bytes() == metrics
+    assert sorted((directory / "checkpoints").glob("*.ckpt")) == files
+
+
+def harm(path: Path, damage: str) -> None:
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"flipped": content, "truncated": content[: len(content) // 2], "empty": b""}[damage])
+
+
+def test_a_nan_stops_its_member_with_a_clear_error_and_the_others_finish(train):
+    poison = """
+from iql.learner import IQL
+real = IQL.update
+def update(self, *arguments, **options):
+    if self.update_count == 33 and len(self.seeds) > 1:
+        self.networks['value'].net.kernels[0].data[0, 0, 0] = float('nan')
+    return real(self, *arguments, **options)
+IQL.update = update
+"""
+    result = train("seed=[0,1]", patch=poison)
+    assert result.returncode == 1
+    failed, finished = train.directories()
+    assert "not finite" in result.stderr
+    assert json.loads((failed / "failed.json").read_text())["update"] == 35
+    assert [path.name for path in (failed / "checkpoints").iterdir()] == ["update=000000020.ckpt"]
+    assert json.loads((finished / "summary.json").read_text())["updates"] == 60
+    records = [json.loads(line) for line in (failed / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["value_loss"] is None
+    again = train("seed=[0,1]")  # without the cause: the failed member is taken up where it was sound
+    assert again.returncode == 0, again.stderr
+    assert json.loads((failed / "summary.json").read_text())["updates"] == 60
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(train, tmp_path):
+    script = f"""
+mkdir -p {train.runs} && mount -t tmpfs -o size=300k none {train.runs}
+"$@"; code=$?
+mount -o remount,size=100m {train.runs}
+"$@" || exit 50
+exit $code
+"""
+    command = ["unshare", "-m", "bash", "-c", script, "-", *train.command("network.hidden_dims=[64,64]")]
+    result = subprocess.run(command, env=train.environment, capture_output=True, text=True, timeout=120)
+    lines = result.stderr.splitlines()
+    assert result.returncode == 1, result.stderr
+    refusals = [line for line in lines if line.startswith("train.py:")]
+    assert len(refusals) == 1
+    assert "no space left" in refusals[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_a_read_only_folder_is_one_line_and_nothing_is_left(train, tmp_path):
+    train.runs.mkdir(parents=True)
+    script = f'mount --bind {train.runs} {train.runs} && mount -o remount,ro,bind {train.runs} && exec "$@"'
+    command = ["unshare", "-m", "bash", "-c", script, "-", *train.command()]
+    result = subprocess.run(command, env=train.environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    refusal = [line for line in result.stderr.splitlines() if line.startswith("train.py:")]
+    assert len(refusal) == 1
+    assert "read-only" in refusal[0]
+    assert "Traceback" not in result.stderr
+    assert list(train.runs.iterdir()) == []
+
+
+def test_other_threads_at_a_resume_are_told(train):
+    assert train(patch=stop_at(50)).returncode == -signal.SIGKILL
+    result = train("threads=2")
+    assert result.returncode == 0
+    assert "threads was 1, is 2" in result.stderr
+
+
+def test_any_torch_optimizer_can_take_the_place_from_the_command_line(train):
+    result = train("optimizer._target_=torch.optim.SGD", "+optimizer.momentum=0.9", "updates=20")
+    assert result.returncode == 0, result.stderr
+
+
+def test_hydras_multirun_trains_each_seed_and_leaves_no_folder_with_a_clock(train):
+    result = train("-m", "seed=0,1", "updates=20")
+    assert result.returncode == 0, result.stderr
+    assert [directory.name for directory in train.directories()] == ["seed=0", "seed=1"]
+    assert {path.name for path in train.runs.iterdir()} == {"single"}
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.02)

@@ -1,0 +1,167 @@
+"""Train Implicit Q-Learning: compose a configuration, build its objects, train. The same command resumes.
+
+    python train.py
+    python train.py env=hopper-medium-v2 algorithm.tau=0.7 'seed=[0,1,2]'
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from iql import config as configuration
+from iql.config import Settings, constructor_arguments
+from iql.errors import UserError
+from iql.leases import LeaseLost
+from iql.signals import Stopped, hand_over
+from iql.storage import refusal
+
+log = logging.getLogger("iql")
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def compose_and_train(config: DictConfig) -> float | None:
+    """One command line: validate first, import what is slow afterwards."""
+    try:
+        members = configuration.read(config)
+        choices = HydraConfig.get().runtime.choices
+        defaults = configuration.read(hydra.compose("config", [f"env={choices['env']}"]))[0]
+        return train(members, defaults, list(HydraConfig.get().overrides.task))
+    except Exception as error:
+        raise SystemExit(exit_code(error)) from error
+
+
+def train(members: list[Settings], defaults: Settings, overrides: list[str]) -> float | None:
+    """Train the members of a pack side by side, skipping those that are done.
+
+    Returns the mean over the members of the mean score of their last ten evaluations.
+    """
+    shared = members[0]
+    task = instantiate(constructor_arguments("env", shared["env"]), _convert_="all")
+    data = task.transitions()
+
+    from iql.reporting import figures
+    from iql.runs import Run, packs
+
+    runs = [Run(settings, defaults, task.digest) for settings in members]
+    for run in runs:
+        if run.summary is not None:
+            log.info("done already: %s", run.directory)
+            run.drop_leftovers()
+    for pack in packs(runs):
+        train_pack(pack, task, data, overrides)
+        for run in pack:
+            if run.summary is not None:
+                figures.learning_curve(run.directory)
+                figures.value_map(run.directory)
+    return conclude(runs, task)
+
+
+def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> None:
+    """Build the learner of a pack from its settings, and run it to its end."""
+    import torch
+
+    from iql.devices import choose
+    from iql.networks import build
+    from iql.training import Training
+
+    settings = [run.settings for run in runs]
+    shared = settings[0]
+    device = choose(shared["device"], shared["threads"])
+    seeds = [run.seed for run in runs]
+    dims = {"observation_dim": task.observation_dim}
+    both = {**dims, "action_dim": task.action_dim}
+
+    def network(part: str, names: list[str], sizes: dict[str, int]) -> torch.nn.Module:
+        return build(instantiate(shared["network"][part], _partial_=True, _convert_="all"), names, seeds, **sizes)
+
+    optimizer = {key: value for key, value in shared["optimizer"].items() if key != "lr"}
+    algorithm = constructor_arguments("algorithm", shared["algorithm"])
+    varying = {
+        key: [each["algorithm"][key] for each in settings]
+        for key in ("tau", "beta", "discount", "polyak", "advantage_cap")
+        if key in algorithm
+    }
+    learner = instantiate(
+        {key: value for key, value in algorithm.items() if key not in varying},
+        _partial_=True,
+        _convert_="all",
+    )(
+        value=network("value", ["value"], dims),
+        q=network("q", ["q1", "q2"], both),
+        policy=network("policy", ["policy"], both),
+        optimizer=instantiate(optimizer, _partial_=True, _convert_="all"),
+        seeds=seeds,
+        lr=[each["optimizer"]["lr"] for each in settings],
+        updates=shared["updates"],
+        device=device,
+        **varying,
+    )
+    trackers = [[instantiate(node) for node in each["tracker"].values()] for each in settings]
+    Training(runs=runs, trackers=trackers, learner=learner, task=task, data=data, overrides=overrides).run()
+
+
+def conclude(runs: list[Any], task: Any) -> float | None:
+    """Print what the finished runs came to; returns the mean of their last-ten scores."""
+    summaries = [(run, run.summary) for run in runs]
+    for run, summary in summaries:
+        if summary is None:
+            print(f"not finished: {run.directory}")
+            continue
+        reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
+        print(
+            f"seed {run.seed}: score {summary['score']:.1f} ({summary['headline']}), final {summary['final_score']:.1f}, "
+            f"best {summary['best_score']:.1f}{reached} of {summary['episodes']} episodes, "
+            f"{summary['updates_per_second']:.0f} updates/s, {summary['wall_seconds']:.0f} s"
+        )
+        print(f"  {run.directory}")
+    for line in getattr(task, "baselines", list)():
+        print(line)
+    scores = [summary["last10_score"] for _, summary in summaries if summary is not None]
+    if len(scores) < len(runs):
+        raise UserError("not every run finished; see above")
+    return sum(scores) / len(scores)
+
+
+def main() -> None:
+    """Run the command line; every error that a user can mend is one line and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own many lines
+    try:
+        compose_and_train()
+    except KeyboardInterrupt:
+        print("train.py: interrupted before training began; nothing is lost", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: Exception) -> int:
+    """Print the line for an error and return the exit code; what is nobody's mistake but ours is raised again."""
+    problem = configuration.composition_problem(error)
+    if isinstance(error, UserError):
+        problem = str(error)
+    elif isinstance(error, OSError):
+        problem = refusal(error)
+    if problem is not None:
+        print(f"train.py: {problem}", file=sys.stderr)
+        return 1
+    if isinstance(error, Stopped):
+        print(f"train.py: {error}; the same command goes on from there", file=sys.stderr)
+        return hand_over(error.number)
+    if isinstance(error, LeaseLost):
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    raise error
+
+
+if __name__ == "__main__":
+    main()
