@@ -1,7 +1,7 @@
 """Train Implicit Q-Learning: compose a configuration, build its objects, train. The same command resumes.
 
-    python train.py
-    python train.py env=hopper-medium-v2 algorithm.tau=0.7 'seed=[0,1,2]'
+python train.py
+python train.py env=hopper-medium-v2 algorithm.tau=0.7 'seed=[0,1,2]'
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from functools import partial
 from typing import Any
 
 import hydra
@@ -81,7 +80,9 @@ def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> N
     both = {**dims, "action_dim": task.action_dim}
 
     def network(part: str, names: list[str], sizes: dict[str, int]) -> torch.nn.Module:
-        return build(instantiate(shared["network"][part], _partial_=True, _convert_="all"), names, seeds, **sizes)
+        return build(
+            instantiate(shared["network"][part], _partial_=True, _convert_="all"), names, seeds, **sizes
+        )
 
     optimizer = {key: value for key, value in shared["optimizer"].items() if key != "lr"}
     algorithm = constructor_arguments("algorithm", shared["algorithm"])
@@ -116,7 +117,9 @@ def conclude(runs: list[Any], task: Any) -> float | None:
         if summary is None:
             print(f"not finished: {run.directory}")
             continue
-        reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
+        reached = (
+            f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
+        )
         print(
             f"seed {run.seed}: score {summary['score']:.1f} ({summary['headline']}), final {summary['final_score']:.1f}, "
             f"best {summary['best_score']:.1f}{reached} of {summary['episodes']} episodes, "

@@ -73,11 +73,17 @@ def composition_problem(error: Exception) -> str | None:
         options = list(error.options or [])
         if not option:
             return str(error)
-        return f"{group}={option}: no such option" + _nearest(option, options, f"{group}=", show_all=len(options) <= 12)
-    if isinstance(error, ConfigCompositionException) and (match := re.search(r"override '([^']+)'", str(error))):
+        return f"{group}={option}: no such option" + _nearest(
+            option, options, f"{group}=", show_all=len(options) <= 12
+        )
+    if isinstance(error, ConfigCompositionException) and (
+        match := re.search(r"override '([^']+)'", str(error))
+    ):
         return f"{match[1]}: no such key" + _nearest(match[1], [*known_keys(), *GROUPS])
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not in Hydra's grammar of overrides" + _one_line(f" ({error.__cause__ or error})")
+        return f"{error.override}: not in Hydra's grammar of overrides" + _one_line(
+            f" ({error.__cause__ or error})"
+        )
     if isinstance(error, ConfigCompositionException):
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         return _one_line(f"{error}{cause}")
@@ -94,7 +100,14 @@ def known_keys() -> list[str]:
     def walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
         for name, field in model.model_fields.items():
             dotted = f"{prefix}{field.alias or name}"
-            nested = next((part for part in _parts(field.annotation) if inspect.isclass(part) and issubclass(part, Node)), None)
+            nested = next(
+                (
+                    part
+                    for part in _parts(field.annotation)
+                    if inspect.isclass(part) and issubclass(part, Node)
+                ),
+                None,
+            )
             yield dotted
             if nested is not None:
                 yield from walk(nested, f"{dotted}.")
@@ -108,8 +121,12 @@ def known_keys() -> list[str]:
 def _members(plain: Settings) -> list[Settings]:
     """One settings dictionary a member: `members` times the seeds of `seed`."""
     spelled = plain.pop("members", None)
-    if spelled is not None and (not isinstance(spelled, list) or not spelled or not all(isinstance(m, dict) for m in spelled)):
-        raise UserError("members: must be a list of sections, e.g. 'members=[{seed:0},{seed:1,algorithm:{tau:0.9}}]'")
+    if spelled is not None and (
+        not isinstance(spelled, list) or not spelled or not all(isinstance(m, dict) for m in spelled)
+    ):
+        raise UserError(
+            "members: must be a list of sections, e.g. 'members=[{seed:0},{seed:1,algorithm:{tau:0.9}}]'"
+        )
     members = []
     for overrides in spelled or [{}]:
         settings = copy.deepcopy(plain)
@@ -169,7 +186,9 @@ def _target_problems(place: str, node: Any) -> list[str]:
         for key in node
         if key != "_target_" and key not in parameters
     ]
-    required = (p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL)
+    required = (
+        p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL
+    )
     missing = [name for name in required if name not in node and name not in handed]
     return problems + [f"{place}.{name}: {target} needs it, add +{place}.{name}=..." for name in missing]
 
@@ -190,7 +209,7 @@ def _problem(model: type[BaseModel], detail: Any, prefix: str) -> str:
         if not isinstance(part, str) or (part not in fields and detail["type"] != "extra_forbidden"):
             break  # a place in a list or a branch of a union: the field says what it accepts
         names.append(part)
-        field = fields.get(part, None)
+        field = fields.get(part)
         if field is not None:
             nested = (p for p in _parts(field.annotation) if inspect.isclass(p) and issubclass(p, BaseModel))
             model = next(nested, model)
@@ -202,7 +221,9 @@ def _problem(model: type[BaseModel], detail: Any, prefix: str) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing, add {key}=..."
     value = detail["input"]
-    return f"{key}={value!r}: must be {_accepted(field.annotation, field.metadata) if field else detail['msg']}"
+    return (
+        f"{key}={value!r}: must be {_accepted(field.annotation, field.metadata) if field else detail['msg']}"
+    )
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
@@ -221,12 +242,25 @@ def _accepted(annotation: Any, metadata: list[Any]) -> str:
         return "one of " + ", ".join(map(str, get_args(annotation)))
     if origin is list:
         return f"a list, each {_accepted(get_args(annotation)[0], [])}"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null", dict: "a section"}
-    bounds = {name: getattr(m, name) for m in metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        type(None): "null",
+        dict: "a section",
+    }
+    bounds = {
+        name: getattr(m, name) for m in metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)
+    }
     low = f" >= {bounds['ge']}" if "ge" in bounds else f" > {bounds['gt']}" if "gt" in bounds else ""
     high = f" <= {bounds['le']}" if "le" in bounds else f" < {bounds['lt']}" if "lt" in bounds else ""
     patterns = [m.pattern for m in metadata if getattr(m, "pattern", None)]
-    text = names.get(annotation, "a section") if annotation is None or inspect.isclass(annotation) else "a section"
+    text = (
+        names.get(annotation, "a section")
+        if annotation is None or inspect.isclass(annotation)
+        else "a section"
+    )
     return text + low + (" and" if low and high else "") + high + "".join(f" like {p}" for p in patterns)
 
 

@@ -76,7 +76,9 @@ class IQL:
             for name in ("value", "q", "policy")
         }
         self.optimizers = {
-            name: [optimizer(leaves, lr=member_lr) for leaves, member_lr in zip(members, self.lr, strict=True)]
+            name: [
+                optimizer(leaves, lr=member_lr) for leaves, member_lr in zip(members, self.lr, strict=True)
+            ]
             for name, members in self._views.items()
         }
 
@@ -174,7 +176,9 @@ class IQL:
                 raise ValueError(f"{network}: parameters {sorted(networks[network])}, expected {sorted(own)}")
             for name, saved in networks[network].items():
                 if saved.shape != own[name].shape[1:]:
-                    raise ValueError(f"{network}.{name} is {tuple(saved.shape)}, not {tuple(own[name].shape[1:])}")
+                    raise ValueError(
+                        f"{network}.{name} is {tuple(saved.shape)}, not {tuple(own[name].shape[1:])}"
+                    )
                 own[name].data[member].copy_(saved)
 
     def load(self, member: int, state: dict[str, Any]) -> None:
@@ -192,11 +196,15 @@ class IQL:
                 finite &= p.isfinite().flatten(1).all(1)
         return finite.tolist()
 
-    def _policy_loss(self, observations: Tensor, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _policy_loss(
+        self, observations: Tensor, actions: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         if self.dropout is None:
             mean, log_std = self.policy(observations)
         else:
-            mean, log_std = self.policy(observations, self.dropout.at(self.update_count, observations.shape[1]))
+            mean, log_std = self.policy(
+                observations, self.dropout.at(self.update_count, observations.shape[1])
+            )
         if log_std is None:
             log_prob = losses.squared_log_prob(mean, actions)
         else:

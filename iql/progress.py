@@ -38,12 +38,12 @@ class Progress:
         self._origin = start
         self._began = time.monotonic()
         self._last_line = -math.inf
-        self._scores = ""
+        self._losses = self._scores = ""
         self._gone = False
         self._resources = contextlib.ExitStack()
         self._bar: Any = None
         if self._stream.isatty():
-            sized = os.get_terminal_size(self._stream.fileno()).columns > 0  # not in every container
+            sized = all(os.get_terminal_size(self._stream.fileno()))  # 0 by 0 in some containers
             self._bar = tqdm(
                 total=total_updates,
                 initial=start,
@@ -51,6 +51,7 @@ class Progress:
                 unit=" updates",
                 dynamic_ncols=sized,
                 ncols=None if sized else 80,
+                nrows=None if sized else 24,
                 smoothing=0.05,
                 bar_format=BAR,
             )
@@ -60,16 +61,16 @@ class Progress:
         """Moves to `update`; `records` are the members' train records."""
         if self._gone:
             return
-        losses = " ".join(f"{name} {_mean(records, f'{name}_loss'):.3g}" for name in LOSSES)
+        self._losses = " ".join(f"{name} {_mean(records, f'{name}_loss'):.3g}" for name in LOSSES)
         with self._unless_gone():
             if self._bar is not None:
-                self._bar.set_postfix_str(f"{self._scores}{losses}", refresh=False)
+                self._bar.set_postfix_str(self._scores + self._losses, refresh=False)
                 self._bar.update(update - self._bar.n)
                 return
             now = time.monotonic()
             if now - self._last_line >= LINE_SECONDS or update >= self._total:
                 self._last_line = now
-                self._write(f"{self._position(update)}, losses: {losses}{self._speed(update, now)}")
+                self._write(f"{self._position(update)}, losses: {self._losses}{self._speed(update, now)}")
 
     def evaluated(self, update: int, records: Sequence[dict[str, Any]]) -> None:
         """Tells the members' scores at `update`; `records` are their eval records."""
@@ -85,6 +86,8 @@ class Progress:
         elif records:
             line += f" ± {records[0]['score_std']:.1f}"
             line += f" (return {records[0]['return_mean']:.1f}, length {records[0]['length_mean']:.0f})"
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._scores + self._losses, refresh=False)
         self.note(line)
 
     def note(self, line: str) -> None:

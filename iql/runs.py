@@ -32,7 +32,17 @@ _UNDECIDING = re.compile(
     r"|env\.(_target_|path|url|rows|recipe\..*|corl.*)|evaluation\.(num_envs|headline)"
     r"|algorithm\.(initialization|policy_mean)|network\.hidden_dims)$"
 )
-_PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "hydra-core", "omegaconf", "wandb")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "mujoco",
+    "gymnasium",
+    "gymnasium-robotics",
+    "h5py",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+)
 
 
 def deciding(settings: Settings) -> dict[str, Any]:
@@ -176,7 +186,9 @@ class MetricsFile:
         return [record for record in found if record["kind"] == kind]
 
 
-def this_life(pack: Sequence[Run], from_update: int, device: str, threads: int, capability: str) -> dict[str, Any]:
+def this_life(
+    pack: Sequence[Run], from_update: int, device: str, threads: int, capability: str
+) -> dict[str, Any]:
     """What a manifest keeps of a process that works on a run."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -191,7 +203,11 @@ def this_life(pack: Sequence[Run], from_update: int, device: str, threads: int, 
         "torch": importlib.metadata.version("torch"),
         "python": platform.python_version(),
         "command": sys.argv,
-        "slurm": {key: value for key, value in os.environ.items() if re.match(r"SLURM_(ARRAY_)?(JOB|TASK)_ID$|SLURM_RESTART", key)},
+        "slurm": {
+            key: value
+            for key, value in os.environ.items()
+            if re.match(r"SLURM_(ARRAY_)?(JOB|TASK)_ID$|SLURM_RESTART", key)
+        },
     }
 
 
@@ -234,7 +250,10 @@ def _git() -> dict[str, Any] | None:
         ).stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": ask("rev-parse", "HEAD"),
+            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -34,6 +34,12 @@ def replace_file(path: Path, *parts: bytes | memoryview) -> None:
     sync_folder(path.parent)
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed writes left in `folder`; only for the folder's one owner."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename or a new name in `folder` outlast a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -55,7 +61,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it, or the run's directory to train it anew") from error
+        raise UserError(
+            f"{path}: not JSON ({error}); delete it, or the run's directory to train it anew"
+        ) from error
 
 
 def refusal(error: OSError) -> str | None:

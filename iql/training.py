@@ -16,12 +16,12 @@ from iql import checkpoints
 from iql.draws import Batches
 from iql.errors import UserError
 from iql.evaluation import Episodes, Interrupted, episode_seeds, evaluate
-from iql.storage import replace_file
 from iql.learner import IQL
 from iql.leases import Leases
 from iql.progress import Progress
 from iql.runs import Run, differences_between_lives, this_life
 from iql.signals import Stopped, StopSignals
+from iql.storage import remove_temporaries, replace_file
 from iql.tasks import Task
 from iql.tasks.maze2d import OFFSET, Maze
 from iql.tracking import RunInfo, Tracker
@@ -138,6 +138,7 @@ class Training:
         else:
             run.metrics.cut(0)
         (run.directory / "failed.json").unlink(missing_ok=True)
+        remove_temporaries(run.directory)
         run.begin_life(life, self.overrides, self.task.facts())
         settings = run.settings
         info = RunInfo(
@@ -186,7 +187,9 @@ class Training:
                     raise Stopped(self.signals.received, number)
                 since, counted = time.monotonic(), number
             if not self._live():
-                reasons = "; ".join(f"{m.run.id}: {(m.run.failure or {}).get('reason')}" for m in self.members)
+                reasons = "; ".join(
+                    f"{m.run.id}: {(m.run.failure or {}).get('reason')}" for m in self.members
+                )
                 raise UserError(f"no run of the pack can go on: {reasons}")
         if self.signals.received:
             raise Stopped(self.signals.received, self.learner.update_count)
@@ -195,13 +198,17 @@ class Training:
         columns = {name: tensor.tolist() for name, tensor in metrics.items()}
         records = []
         for place, member in enumerate(self.members):
-            record = {"kind": "train", "update": update, **{name: column[place] for name, column in columns.items()}}
+            record = {
+                "kind": "train",
+                "update": update,
+                **{name: column[place] for name, column in columns.items()},
+            }
             record |= {"seconds": round(self._wall(), 3), "updates_per_second": round(speed, 2)}
             records.append(record)
             losses = [record[name] for name in ("value_loss", "q_loss", "policy_loss")]
+            self._record(member, record)
             if not member.idle and not np.isfinite(losses).all():
                 self._fail(member, update, "a loss is not finite (NaN or infinite)")
-            self._record(member, record)
         self.progress.train(update, records)
 
     def _evaluate_if_due(self) -> None:
@@ -346,7 +353,9 @@ class Training:
             "last10_score": last10,
             "best_score": max(scores),
             "final_returns": evaluations[-1]["returns"],
-            "success_rate": float(np.mean(np.array(evaluations[-1]["returns"]) > 0)) if self.task.maze else None,
+            "success_rate": float(np.mean(np.array(evaluations[-1]["returns"]) > 0))
+            if self.task.maze
+            else None,
             "episodes": self.settings["evaluation"]["episodes"],
             "evaluations": len(scores),
             "wall_seconds": round(self._wall(), 3),

@@ -14,7 +14,9 @@ from iql import config, schema
 from iql.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONS = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in schema.GROUPS}
+OPTIONS = {
+    group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in schema.GROUPS
+}
 
 
 def composed(*overrides: str):
@@ -61,7 +63,11 @@ def test_hydras_own_section_resolves_and_leaves_no_folder_with_a_clock_in_its_na
 
 def test_the_recipe_of_a_domain_is_the_papers():
     (hopper,), (door,) = read("env=hopper-medium-v2"), read("env=door-human-v1")
-    assert (hopper["algorithm"]["tau"], hopper["algorithm"]["beta"], hopper["env"]["reward"]) == (0.7, 3.0, "return_range")
+    assert (hopper["algorithm"]["tau"], hopper["algorithm"]["beta"], hopper["env"]["reward"]) == (
+        0.7,
+        3.0,
+        "return_range",
+    )
     assert (door["algorithm"]["tau"], door["algorithm"]["beta"], door["env"]["reward"]) == (0.7, 0.5, "none")
     assert door["network"]["policy"]["dropout"] == 0.1
     assert hopper["updates"] == door["updates"] == 1_000_000
@@ -96,7 +102,10 @@ def test_corls_preset_sets_its_tuned_values_and_the_command_line_still_wins():
 def test_seeds_and_members_spell_out_a_pack():
     assert [member["seed"] for member in read("seed=[4,5,6]")] == [4, 5, 6]
     members = read("members=[{seed:1,algorithm:{tau:0.5}},{seed:2,optimizer:{lr:0.001}}]")
-    assert [(m["seed"], m["algorithm"]["tau"], m["optimizer"]["lr"]) for m in members] == [(1, 0.5, 3e-4), (2, 0.7, 1e-3)]
+    assert [(m["seed"], m["algorithm"]["tau"], m["optimizer"]["lr"]) for m in members] == [
+        (1, 0.5, 3e-4),
+        (2, 0.7, 1e-3),
+    ]
     both = read("seed=[0,1]", "members=[{algorithm:{tau:0.5}},{algorithm:{tau:0.9}}]")
     assert [(m["algorithm"]["tau"], m["seed"]) for m in both] == [(0.5, 0), (0.5, 1), (0.9, 0), (0.9, 1)]
 
@@ -125,7 +134,10 @@ def test_seeds_and_members_spell_out_a_pack():
         ("members=[{seed:1,batch_size:8}]", ["batch_size cannot differ", "algorithm.tau"]),
         ("members=[{algorithm:{tau:0.3}}]", ["algorithm.tau=0.3"]),
         ("members=3", ["members: must be a list"]),
-        ("network.policy._target_=nowhere.Policy", ["network.policy._target_=nowhere.Policy", "cannot be imported"]),
+        (
+            "network.policy._target_=nowhere.Policy",
+            ["network.policy._target_=nowhere.Policy", "cannot be imported"],
+        ),
     ],
 )
 def test_what_is_refused_is_named_with_what_is_accepted(override, words):
@@ -137,7 +149,9 @@ def test_what_is_refused_is_named_with_what_is_accepted(override, words):
 
 def test_a_users_class_is_held_to_its_signature():
     assert read("optimizer._target_=torch.optim.SGD", "+optimizer.momentum=0.9")
-    with pytest.raises(UserError, match="optimizer.momentun: torch.optim.SGD takes no such argument; did you mean momentum"):
+    with pytest.raises(
+        UserError, match="optimizer.momentun: torch.optim.SGD takes no such argument; did you mean momentum"
+    ):
         read("optimizer._target_=torch.optim.SGD", "+optimizer.momentun=0.9")
 
 
@@ -170,7 +184,13 @@ def test_a_wrong_command_line_is_one_line_without_importing_torch(arguments, wor
 def test_help_lists_the_groups_and_what_can_be_set():
     result = train_py("--help")
     assert result.returncode == 0
-    for word in ("hopper-medium-expert-v2", "iql_gwthomas", "corl", "advantage_cap: 100.0", "batch_size: 256"):
+    for word in (
+        "hopper-medium-expert-v2",
+        "iql_gwthomas",
+        "corl",
+        "advantage_cap: 100.0",
+        "batch_size: 256",
+    ):
         assert word in result.stdout
 
 

@@ -31,13 +31,21 @@ class Counting(gymnasium.Env):
     def step(self, action):
         assert self.step_number < self.length, "stepped after its end"
         self.step_number += 1
-        return np.array([self.length], np.float32), float(self.step_number), self.step_number == self.length, False, {}
+        return (
+            np.array([self.length], np.float32),
+            float(self.step_number),
+            self.step_number == self.length,
+            False,
+            {},
+        )
 
 
 @pytest.mark.parametrize("num", [1, 3, 10, 14])
 def test_returns_count_no_step_after_an_episodes_end(num):
     seeds = [episode_seeds(seed, 5000, 7) for seed in (0, 1)]
-    played = evaluate(lambda rows: np.zeros((*rows.shape[:2], 1)), vector(Counting, num), seeds, keep_observations=True)
+    played = evaluate(
+        lambda rows: np.zeros((*rows.shape[:2], 1)), vector(Counting, num), seeds, keep_observations=True
+    )
     for member, episodes in zip(seeds, played, strict=True):
         lengths = [int(np.random.Generator(np.random.PCG64(seed)).integers(1, 9)) for seed in member]
         assert episodes.lengths.tolist() == lengths
@@ -49,17 +57,25 @@ def test_returns_count_no_step_after_an_episodes_end(num):
 def test_the_same_policy_gets_the_same_returns_bit_for_bit_with_any_number_of_environments(simulator):
     known = simulators.SIMULATORS[simulator]
     policy = Policy(
-        known.observation_dim, known.action_dim, [0, 1], [32, 32], "orthogonal", "gaussian", "tanh", None, (-5.0, 2.0)
+        known.observation_dim,
+        known.action_dim,
+        [0, 1],
+        [32, 32],
+        "orthogonal",
+        "gaussian",
+        "tanh",
+        None,
+        (-5.0, 2.0),
     )
 
     def act(rows):
         with torch.no_grad():
-            return torch.sin(40 * policy(torch.from_numpy(rows))[0]).numpy()  # restless, so that episodes differ
+            return torch.sin(
+                40 * policy(torch.from_numpy(rows))[0]
+            ).numpy()  # restless, so that episodes differ
 
     seeds = [episode_seeds(seed, 1, 5) for seed in (0, 1)]
-    results = [
-        evaluate(act, vector(lambda: simulators.make(simulator), num), seeds) for num in (1, 3, 10)
-    ]
+    results = [evaluate(act, vector(lambda: simulators.make(simulator), num), seeds) for num in (1, 3, 10)]
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
             assert one.returns.tobytes() == two.returns.tobytes()

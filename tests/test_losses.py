@@ -47,7 +47,13 @@ def test_q_loss_is_the_sum_of_both_squared_errors():
 
 @pytest.mark.parametrize(
     ("advantage", "beta", "expected"),
-    [(1.0, 3.0, math.exp(3)), (-1.0, 3.0, math.exp(-3)), (2.0, 3.0, 100.0), (50.0, 10.0, 100.0), (5.0, 0.0, 1.0)],
+    [
+        (1.0, 3.0, math.exp(3)),
+        (-1.0, 3.0, math.exp(-3)),
+        (2.0, 3.0, 100.0),
+        (50.0, 10.0, 100.0),
+        (5.0, 0.0, 1.0),
+    ],
 )
 def test_advantage_weights_are_capped_and_beta_zero_weighs_all_alike(advantage, beta, expected):
     weight = losses.advantage_weights(torch.tensor([[advantage]]), column(beta), column(100.0))

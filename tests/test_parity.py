@@ -37,7 +37,12 @@ def test_there_are_traces_of_both_implementations():
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--tau", "0.71"], ["--beta", "3.1"], ["--algorithm", "iql_gwthomas"], ["--policy_schedule", "constant"]],
+    [
+        ["--tau", "0.71"],
+        ["--beta", "3.1"],
+        ["--algorithm", "iql_gwthomas"],
+        ["--policy_schedule", "constant"],
+    ],
     ids=lambda options: options[1],
 )
 def test_another_setting_or_variant_is_told_apart(wrong):
@@ -70,7 +75,9 @@ def test_other_sizes_and_settings_from_options(tmp_path):
     shapes = {"observations": (3,), "actions": (2,), "rewards": (), "masks": (), "next_observations": (3,)}
     for field, shape in shapes.items():
         trace[f"batch/{field}"] = random.normal(size=(1, 16, *shape)).astype(np.float32)
-    trace |= {key.replace("init/", "after_1/"): value for key, value in trace.items() if key.startswith("init/")}
+    trace |= {
+        key.replace("init/", "after_1/"): value for key, value in trace.items() if key.startswith("init/")
+    }
     np.savez(tmp_path / "sizes.npz", **trace)
     options = {"algorithm": "iql_gwthomas", "tau": 0.7, "beta": 3, "discount": 0.9, "polyak": 0.005}
     flags = [part for key, value in options.items() for part in (f"--{key}", value)]

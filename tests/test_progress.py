@@ -100,6 +100,13 @@ def test_terminal_has_a_bar_with_losses_score_and_time_left(terminal) -> None:
     bar.close()
 
 
+def test_terminal_of_unknown_size_has_a_bar_too(terminal) -> None:
+    stream, shown = terminal
+    fcntl.ioctl(stream, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+    Progress(1000, 200, SEEDS, stream=stream).close()
+    assert "20%" in shown()
+
+
 def test_log_records_do_not_tear_the_bar(terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     stream, shown = terminal
     monkeypatch.setattr("sys.stderr", stream)

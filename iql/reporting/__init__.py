@@ -1,0 +1,1 @@
+"""What run directories say, read back: records and figures."""

@@ -1,0 +1,217 @@
+"""Pictures of one run: its learning curve, and for a maze the map of V with the policy's paths."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import textwrap
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iql.errors import UserError
+from iql.reporting.records import read_metrics
+from iql.storage import replace_file
+from iql.tracking.run import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+RIM = 0.3  # of a cell
+INK = "#24292f"
+FAINT = "#8b949e"
+# Okabe and Ito's palette: told apart by the colour-blind too.
+BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
+LOSSES = {"value_loss": ("value", GREEN), "q_loss": ("Q", ORANGE), "policy_loss": ("policy", RED)}
+
+
+def learning_curve(directory: Path | str) -> Path:
+    """Draws curve.png in a run's directory and returns its path.
+
+    Above, the normalised score against updates with ± one standard deviation over the episodes; below,
+    the losses, each divided by its largest magnitude, which the legend names.
+    """
+    directory = Path(directory)
+    train, evaluations = read_metrics(directory)
+    figure = _figure(7.0, 5.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2]})
+    figure.suptitle(_title(directory), x=0.02, ha="left", color=INK, fontsize=11)
+    _draw_scores(upper, evaluations)
+    _draw_losses(lower, train)
+    lower.set_xlabel("updates (gradient steps)")
+    lower.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    last = max((record["update"] for record in train + evaluations), default=0)
+    lower.set_xlim(0, max(last, 1))
+    return _save(figure, directory / "curve.png")
+
+
+def value_map(directory: Path | str) -> Path | None:
+    """Draws map.png from a run's map.npz and returns its path; None where there is no map.npz.
+
+    Raises UserError for a map.npz that is damaged.
+    """
+    directory = Path(directory)
+    source = directory / "map.npz"
+    if not source.exists():
+        return None
+    try:
+        with np.load(source, allow_pickle=False) as arrays:
+            maze = {name: arrays[name] for name in ("values", "extent", "walls", "offset", "goal", "paths")}
+            success = arrays["success"].astype(bool)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{source} is damaged ({error}): delete it and run the training command again"
+        ) from error
+
+    left, right, bottom, top = (float(edge) for edge in maze["extent"])
+    width = 5.6 * (right - left) / (top - bottom) + 1.0  # of the map and its colour bar, in inches
+    figure = _figure(min(max(width, 4.5), 11.0), 6.2)
+    axes = figure.subplots()
+    figure.suptitle(_title(directory), x=0.02, ha="left", color=INK, fontsize=11)
+    _draw_walls(axes, maze["walls"], maze["offset"])
+    image = axes.imshow(
+        np.ma.masked_invalid(maze["values"].T),
+        origin="lower",
+        extent=(left, right, bottom, top),
+        cmap="viridis",
+        interpolation="nearest",
+        zorder=1,
+    )
+    _draw_paths(axes, maze["paths"], success, maze["goal"])
+    free = np.argwhere(~maze["walls"]) + maze["offset"]  # cells' middles; of the outer walls a rim is enough
+    axes.set_xlim(max(left, free[:, 0].min() - 0.5 - RIM), min(right, free[:, 0].max() + 0.5 + RIM))
+    axes.set_ylim(max(bottom, free[:, 1].min() - 0.5 - RIM), min(top, free[:, 1].max() + 0.5 + RIM))
+    axes.set_aspect("equal")
+    axes.set_xlabel("x")
+    axes.set_ylabel("y")
+    axes.set_title(
+        f"V at rest, and {len(success)} rollouts: {success.sum()} reach the goal", loc="left", fontsize=9
+    )
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
+    bar.set_label("V: expected discounted return")
+    bar.outline.set_visible(False)
+    return _save(figure, directory / "map.png")
+
+
+def _draw_scores(axes: Axes, evaluations: list[Record]) -> None:
+    points = [record for record in evaluations if math.isfinite(record.get("score") or math.nan)]
+    axes.set_ylabel("normalised score\n(100 = expert)")
+    if not points:
+        axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center", color=FAINT)
+        return
+    updates = np.array([record["update"] for record in points])
+    scores = np.array([record["score"] for record in points], float)
+    spread = np.array([record.get("score_std") or 0.0 for record in points], float)
+    episodes = len(points[-1].get("returns") or [])
+    band = (
+        f"± standard deviation over {episodes} episodes" if episodes else "± standard deviation over episodes"
+    )
+    axes.fill_between(updates, scores - spread, scores + spread, color=BLUE, alpha=0.18, lw=0, label=band)
+    axes.plot(updates, scores, color=BLUE, lw=1.6, marker="o", ms=3 if len(points) < 60 else 0, label="mean")
+    axes.annotate(
+        f"{scores[-1]:.1f}",
+        (updates[-1], scores[-1]),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        color=BLUE,
+        annotation_clip=False,
+    )
+    axes.legend(loc="best", fontsize=8, frameon=False)
+
+
+def _draw_losses(axes: Axes, train: list[Record]) -> None:
+    axes.set_ylabel("losses, scaled to ±1")
+    axes.axhline(0, color=FAINT, lw=0.6)
+    drawn = False
+    for key, (name, colour) in LOSSES.items():
+        points = [(r["update"], r[key]) for r in train if math.isfinite(r.get(key) or math.nan)]
+        if not points:
+            continue
+        updates, losses = np.array(points, float).T
+        largest = np.abs(losses).max() or 1.0
+        axes.plot(updates, losses / largest, color=colour, lw=1.1, label=f"{name} loss ÷ {largest:.3g}")
+        drawn = True
+    if drawn:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, frameon=False)
+    else:
+        axes.text(0.5, 0.5, "no training record yet", transform=axes.transAxes, ha="center", color=FAINT)
+
+
+def _draw_walls(axes: Axes, walls: np.ndarray, offset: np.ndarray) -> None:
+    rows, columns = walls.shape
+    low_x, low_y = (float(offset[0]) - 0.5, float(offset[1]) - 0.5)
+    axes.imshow(
+        np.ma.masked_equal(walls.T.astype(float), 0.0),
+        origin="lower",
+        extent=(low_x, low_x + rows, low_y, low_y + columns),
+        cmap="gray",
+        vmin=0.0,
+        vmax=5.0,  # a dark grey for 1
+        interpolation="nearest",
+        zorder=0,
+    )
+
+
+def _draw_paths(axes: Axes, paths: np.ndarray, success: np.ndarray, goal: np.ndarray) -> None:
+    """`paths` [E, T+1, 2], NaN after an episode's end."""
+    styles = {True: ("white", "reached the goal"), False: (RED, "did not")}
+    for reached, (colour, label) in styles.items():
+        for number, path in enumerate(paths[success == reached]):
+            steps = path[np.isfinite(path).all(axis=1)]
+            if not len(steps):
+                continue
+            axes.plot(
+                *steps.T, color=colour, lw=0.8, alpha=0.75, label=label if number == 0 else None, zorder=2
+            )
+            axes.plot(*steps[0], marker="o", ms=3, color=colour, mec=INK, mew=0.5, ls="", zorder=3)
+    axes.plot(*goal, marker="*", ms=15, color=ORANGE, mec=INK, mew=0.8, ls="", label="goal", zorder=4)
+    legend = axes.legend(
+        loc="upper left", bbox_to_anchor=(0.0, -0.09), ncols=3, fontsize=8, frameon=True, facecolor="#b8bec6"
+    )
+    legend.get_frame().set_linewidth(0)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of its own canvas (inches): no pyplot, no window, no state between figures."""
+    chatter = logging.getLogger("matplotlib")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)  # its first import on a machine tells of font caches
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    finally:
+        chatter.setLevel(level)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    for axes in figure.axes:
+        axes.tick_params(colors=INK, labelsize=8)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(color=INK, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=False)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=DPI)
+    replace_file(path, image.getvalue())
+    return path
+
+
+def _title(directory: Path) -> str:
+    """Task, configuration and seed, which a run's path is made of; lines of what a figure's width takes."""
+    return "\n".join(textwrap.wrap("  ·  ".join(directory.resolve().parts[-3:]), 75))
+
+
+def _thousands(value: float) -> str:
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
