@@ -17,9 +17,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from iql import config as configuration
-from iql.config import Settings, constructor_arguments
+from iql.complaints import composition_problem
+from iql.config import Settings
 from iql.errors import UserError
 from iql.leases import LeaseLost
+from iql.schema import constructor_arguments
 from iql.signals import Stopped, hand_over
 from iql.storage import refusal
 
@@ -80,9 +82,7 @@ def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> N
     both = {**dims, "action_dim": task.action_dim}
 
     def network(part: str, names: list[str], sizes: dict[str, int]) -> torch.nn.Module:
-        return build(
-            instantiate(shared["network"][part], _partial_=True, _convert_="all"), names, seeds, **sizes
-        )
+        return build(instantiate(shared["network"][part], _partial_=True, _convert_="all"), names, seeds, **sizes)
 
     optimizer = {key: value for key, value in shared["optimizer"].items() if key != "lr"}
     algorithm = constructor_arguments("algorithm", shared["algorithm"])
@@ -117,14 +117,10 @@ def conclude(runs: list[Any], task: Any) -> float | None:
         if summary is None:
             print(f"not finished: {run.directory}")
             continue
-        reached = (
-            f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
-        )
-        print(
-            f"seed {run.seed}: score {summary['score']:.1f} ({summary['headline']}), final {summary['final_score']:.1f}, "
-            f"best {summary['best_score']:.1f}{reached} of {summary['episodes']} episodes, "
-            f"{summary['updates_per_second']:.0f} updates/s, {summary['wall_seconds']:.0f} s"
-        )
+        reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
+        scores = f"score {summary['score']:.1f} ({summary['headline']}), best {summary['best_score']:.1f}"
+        speed = f"{summary['updates_per_second']:.0f} updates/s, {summary['wall_seconds']:.0f} s"
+        print(f"seed {run.seed}: {scores}{reached}, {summary['episodes']} episodes an evaluation, {speed}")
         print(f"  {run.directory}")
     for line in getattr(task, "baselines", list)():
         print(line)
@@ -149,7 +145,7 @@ def main() -> None:
 
 def exit_code(error: Exception) -> int:
     """Print the line for an error and return the exit code; what is nobody's mistake but ours is raised again."""
-    problem = configuration.composition_problem(error)
+    problem = composition_problem(error)
     if isinstance(error, UserError):
         problem = str(error)
     elif isinstance(error, OSError):

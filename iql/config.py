@@ -6,23 +6,16 @@ Past this module no code sees a DictConfig, and besides the entry points only th
 from __future__ import annotations
 
 import copy
-import difflib
-import importlib
-import inspect
 import itertools
-import re
 from collections.abc import Iterator
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
+from iql.complaints import schema_problems, target_problems
 from iql.errors import UserError
-from iql.schema import GROUPS, MEMBER_KEYS, PLACES, SCHEMAS, SETTINGS_ONLY, Node, Run, Target
+from iql.schema import MEMBER_KEYS, Run
 
 Settings = dict[str, Any]
 
@@ -43,17 +36,12 @@ def read(config: DictConfig) -> list[Settings]:
 
 def validated(settings: Settings) -> Settings:
     """`settings` unchanged, if every key and value is as the schema and the targets' signatures say."""
-    problems = _problems(Run, settings, "")
+    problems = schema_problems(Run, settings, "")
     for place, node in _objects(settings):
-        problems += _target_problems(place, node)
+        problems += target_problems(place, node)
     if problems:
         raise UserError("\n".join(problems))
     return settings
-
-
-def constructor_arguments(section: str, node: Settings) -> Settings:
-    """The node without the settings that only other sections read."""
-    return {key: value for key, value in node.items() if key not in SETTINGS_ONLY.get(section, ())}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -66,67 +54,13 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def composition_problem(error: Exception) -> str | None:
-    """One line for what Hydra refused, with the nearest valid name; None for what it is not about."""
-    if isinstance(error, MissingConfigException):
-        group, _, option = str(error.missing_cfg_file or "").rpartition("/")
-        options = list(error.options or [])
-        if not option:
-            return str(error)
-        return f"{group}={option}: no such option" + _nearest(
-            option, options, f"{group}=", show_all=len(options) <= 12
-        )
-    if isinstance(error, ConfigCompositionException) and (
-        match := re.search(r"override '([^']+)'", str(error))
-    ):
-        return f"{match[1]}: no such key" + _nearest(match[1], [*known_keys(), *GROUPS])
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not in Hydra's grammar of overrides" + _one_line(
-            f" ({error.__cause__ or error})"
-        )
-    if isinstance(error, ConfigCompositionException):
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        return _one_line(f"{error}{cause}")
-    return None
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s*\n\s*", " ", text.rstrip())
-
-
-def known_keys() -> list[str]:
-    """Every dotted key that the schema knows."""
-
-    def walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
-        for name, field in model.model_fields.items():
-            dotted = f"{prefix}{field.alias or name}"
-            nested = next(
-                (
-                    part
-                    for part in _parts(field.annotation)
-                    if inspect.isclass(part) and issubclass(part, Node)
-                ),
-                None,
-            )
-            yield dotted
-            if nested is not None:
-                yield from walk(nested, f"{dotted}.")
-
-    keys = [*walk(Run, ""), "members"]
-    for place, (model, _) in PLACES.items():
-        keys += walk(model, f"{place}.")
-    return keys
-
-
 def _members(plain: Settings) -> list[Settings]:
     """One settings dictionary a member: `members` times the seeds of `seed`."""
     spelled = plain.pop("members", None)
     if spelled is not None and (
         not isinstance(spelled, list) or not spelled or not all(isinstance(m, dict) for m in spelled)
     ):
-        raise UserError(
-            "members: must be a list of sections, e.g. 'members=[{seed:0},{seed:1,algorithm:{tau:0.9}}]'"
-        )
+        raise UserError("members: must be a list of sections, e.g. 'members=[{seed:0},{seed:1,algorithm:{tau:0.9}}]'")
     members = []
     for overrides in spelled or [{}]:
         settings = copy.deepcopy(plain)
@@ -163,116 +97,6 @@ def _objects(settings: Settings) -> Iterator[tuple[str, Any]]:
         for name, node in parts(section).items():
             if section == "tracker" or name in ("value", "q", "policy"):
                 yield f"{section}.{name}", node
-
-
-def _target_problems(place: str, node: Any) -> list[str]:
-    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        return [f"{place}: must be a section with a _target_, the class to make, got {node!r}"]
-    target = node["_target_"]
-    if target in SCHEMAS:
-        return _problems(SCHEMAS[target], node, f"{place}.")
-    handed = PLACES.get(place, (Target, ""))[1].split()
-    node = constructor_arguments(place, node)
-    module, _, name = target.rpartition(".")
-    try:
-        signature = inspect.signature(getattr(importlib.import_module(module), name))
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        return [f"{place}._target_={target}: cannot be imported ({error})" + _nearest(target, list(SCHEMAS))]
-    parameters = signature.parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return []
-    problems = [
-        f"{place}.{key}: {target} takes no such argument" + _nearest(key, list(parameters))
-        for key in node
-        if key != "_target_" and key not in parameters
-    ]
-    required = (
-        p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL
-    )
-    missing = [name for name in required if name not in node and name not in handed]
-    return problems + [f"{place}.{name}: {target} needs it, add +{place}.{name}=..." for name in missing]
-
-
-def _problems(model: type[BaseModel], node: Any, prefix: str) -> list[str]:
-    try:
-        model.model_validate(node)
-    except ValidationError as error:
-        return list(dict.fromkeys(_problem(model, detail, prefix) for detail in error.errors()))
-    return []
-
-
-def _problem(model: type[BaseModel], detail: Any, prefix: str) -> str:
-    names: list[str] = []
-    field: FieldInfo | None = None
-    for part in detail["loc"]:
-        fields = {f.alias or name: f for name, f in model.model_fields.items()}
-        if not isinstance(part, str) or (part not in fields and detail["type"] != "extra_forbidden"):
-            break  # a place in a list or a branch of a union: the field says what it accepts
-        names.append(part)
-        field = fields.get(part)
-        if field is not None:
-            nested = (p for p in _parts(field.annotation) if inspect.isclass(p) and issubclass(p, BaseModel))
-            model = next(nested, model)
-    key = prefix + ".".join(names) + "".join(f"[{part}]" for part in detail["loc"] if isinstance(part, int))
-    if detail["type"] == "extra_forbidden":
-        parent = key.rpartition(".")[0]
-        siblings = [f"{parent}.{name}".lstrip(".") for name in fields]
-        return f"{key}: no such key" + (_nearest(key, siblings) or _nearest(key, known_keys()))
-    if detail["type"] == "missing":
-        return f"{key}: missing, add {key}=..."
-    value = detail["input"]
-    return (
-        f"{key}={value!r}: must be {_accepted(field.annotation, field.metadata) if field else detail['msg']}"
-    )
-
-
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-
-
-def _accepted(annotation: Any, metadata: list[Any]) -> str:
-    """What a field takes, in words: 'a number, 0.5 <= it < 1'."""
-    origin = get_origin(annotation)
-    if origin in (Union, UnionType):
-        return " or ".join(_accepted(part, metadata) for part in get_args(annotation))
-    if origin is Annotated:
-        inner, *extra = get_args(annotation)
-        return _accepted(inner, [m for e in extra for m in (e.metadata if isinstance(e, FieldInfo) else [e])])
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(annotation)))
-    if origin is list:
-        return f"a list, each {_accepted(get_args(annotation)[0], [])}"
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "a text",
-        type(None): "null",
-        dict: "a section",
-    }
-    bounds = {
-        name: getattr(m, name) for m in metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)
-    }
-    low = f" >= {bounds['ge']}" if "ge" in bounds else f" > {bounds['gt']}" if "gt" in bounds else ""
-    high = f" <= {bounds['le']}" if "le" in bounds else f" < {bounds['lt']}" if "lt" in bounds else ""
-    patterns = [m.pattern for m in metadata if getattr(m, "pattern", None)]
-    text = (
-        names.get(annotation, "a section")
-        if annotation is None or inspect.isclass(annotation)
-        else "a section"
-    )
-    return text + low + (" and" if low and high else "") + high + "".join(f" like {p}" for p in patterns)
-
-
-def _nearest(name: str, names: list[str], prefix: str = "", show_all: bool = False) -> str:
-    close = difflib.get_close_matches(name, set(names), n=2, cutoff=0.8)
-    if not close:
-        lasts = {other.rpartition(".")[2] for other in names}
-        last = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1, cutoff=0.6)
-        close = [other for other in dict.fromkeys(names) if other.rpartition(".")[2] in last][:3]
-    if close:
-        return "; did you mean " + " or ".join(f"{prefix}{other}" for other in close) + "?"
-    return f"; there are {', '.join(names)}" if show_all and names else ""
 
 
 def _interpolation_problem(error: OmegaConfBaseException) -> str:

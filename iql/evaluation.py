@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
@@ -55,8 +56,8 @@ def evaluate(
     total, slots = len(flat_seeds), envs.num_envs
     waiting = deque(range(total))
     playing = [waiting.popleft() if waiting else -1 for _ in range(slots)]
-    rows = np.zeros((total, *envs.single_observation_space.shape), np.float32)
-    actions = np.zeros((slots, *envs.single_action_space.shape), np.float32)
+    rows = np.zeros((total, *_shape(envs.single_observation_space)), np.float32)
+    actions = np.zeros((slots, *_shape(envs.single_action_space)), np.float32)
     returns, lengths = np.zeros(total), np.zeros(total, np.int64)
     seen: list[list[np.ndarray]] = [[] for _ in range(total)]
 
@@ -66,7 +67,8 @@ def evaluate(
         if keep_observations:
             seen[episode].append(rows[episode].copy())
 
-    observations, _ = envs.reset(seed=[flat_seeds[episode] if episode >= 0 else 0 for episode in playing])
+    reset: Callable = envs.reset  # vector environments take a seed for each, whatever the base class declares
+    observations, _ = reset(seed=[flat_seeds[episode] if episode >= 0 else 0 for episode in playing])
     for slot in range(slots):
         if playing[slot] >= 0:
             observe(slot, observations[slot])
@@ -88,10 +90,15 @@ def evaluate(
                 playing[slot] = waiting.popleft() if waiting else -1
         if ended.any():
             after = [flat_seeds[episode] if episode >= 0 else 0 for episode in playing]
-            observations, _ = envs.reset(seed=after, options={"reset_mask": ended})
-            for slot in np.flatnonzero(ended):
+            observations, _ = reset(seed=after, options={"reset_mask": ended})
+            for slot in np.flatnonzero(ended).tolist():
                 if playing[slot] >= 0:
                     observe(slot, observations[slot])
 
     per_member = [slice(member * episodes, (member + 1) * episodes) for member in range(members)]
     return [Episodes(returns[own], lengths[own], [np.stack(s) for s in seen[own] if s]) for own in per_member]
+
+
+def _shape(space: gymnasium.Space) -> tuple[int, ...]:
+    assert space.shape is not None
+    return space.shape

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from iql import losses
 from iql.draws import Batch, DropoutMasks
-from iql.networks import Lifted
+from iql.networks import Lifted, Policy
 
 
 class IQL:
@@ -68,17 +68,16 @@ class IQL:
         self.policy_schedule = policy_schedule
         self.updates = updates
         self.update_count = 0
-        dropout = getattr(policy, "dropout", None)
-        self.dropout = DropoutMasks(dropout, policy.hidden_dims, self.seeds, self.device) if dropout else None
+        self.dropout = None  # a user's policy brings its own
+        if isinstance(policy, Policy) and policy.dropout:
+            self.dropout = DropoutMasks(policy.dropout, policy.hidden_dims, self.seeds, self.device)
         self._parameters = {name: list(net.parameters()) for name, net in self.networks.items()}
         self._views = {
             name: [[p.detach()[m] for p in self._parameters[name]] for m in range(len(self.seeds))]
             for name in ("value", "q", "policy")
         }
         self.optimizers = {
-            name: [
-                optimizer(leaves, lr=member_lr) for leaves, member_lr in zip(members, self.lr, strict=True)
-            ]
+            name: [optimizer(leaves, lr=member_lr) for leaves, member_lr in zip(members, self.lr, strict=True)]
             for name, members in self._views.items()
         }
 
@@ -176,9 +175,7 @@ class IQL:
                 raise ValueError(f"{network}: parameters {sorted(networks[network])}, expected {sorted(own)}")
             for name, saved in networks[network].items():
                 if saved.shape != own[name].shape[1:]:
-                    raise ValueError(
-                        f"{network}.{name} is {tuple(saved.shape)}, not {tuple(own[name].shape[1:])}"
-                    )
+                    raise ValueError(f"{network}.{name} is {tuple(saved.shape)}, not {tuple(own[name].shape[1:])}")
                 own[name].data[member].copy_(saved)
 
     def load(self, member: int, state: dict[str, Any]) -> None:
@@ -196,15 +193,11 @@ class IQL:
                 finite &= p.isfinite().flatten(1).all(1)
         return finite.tolist()
 
-    def _policy_loss(
-        self, observations: Tensor, actions: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def _policy_loss(self, observations: Tensor, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.dropout is None:
             mean, log_std = self.policy(observations)
         else:
-            mean, log_std = self.policy(
-                observations, self.dropout.at(self.update_count, observations.shape[1])
-            )
+            mean, log_std = self.policy(observations, self.dropout.at(self.update_count, observations.shape[1]))
         if log_std is None:
             log_prob = losses.squared_log_prob(mean, actions)
         else:

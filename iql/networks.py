@@ -23,9 +23,7 @@ class MLP(nn.Module):
     Weights are drawn on the CPU from (seed, name), so a pack does not change them.
     """
 
-    def __init__(
-        self, widths: Sequence[int], seeds: Sequence[int], names: Sequence[str], initialization: str
-    ):
+    def __init__(self, widths: Sequence[int], seeds: Sequence[int], names: Sequence[str], initialization: str):
         super().__init__()
         self.copies = len(names)
         drawn = [[_draw_layers(widths, seed, name, initialization) for name in names] for seed in seeds]
@@ -33,9 +31,7 @@ class MLP(nn.Module):
         self.biases = nn.ParameterList()
         for layer in range(len(widths) - 1):
             for parameters, part in ((self.kernels, 0), (self.biases, 1)):
-                stacked = torch.stack(
-                    [torch.stack([copy[layer][part] for copy in member]) for member in drawn]
-                )
+                stacked = torch.stack([torch.stack([copy[layer][part] for copy in member]) for member in drawn])
                 parameters.append(nn.Parameter(stacked.squeeze(1) if self.copies == 1 else stacked))
 
     def forward(self, x: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
@@ -53,9 +49,7 @@ class MLP(nn.Module):
         return x if self.copies == 1 else x.view(members, self.copies, batch, -1)
 
 
-def _draw_layers(
-    widths: Sequence[int], seed: int, name: str, initialization: str
-) -> list[tuple[Tensor, Tensor]]:
+def _draw_layers(widths: Sequence[int], seed: int, name: str, initialization: str) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(key(seed, f"initialization/{name}"))
     layers = []
     for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
@@ -74,9 +68,7 @@ class Value(nn.Module):
 
     member_axis = True
 
-    def __init__(
-        self, observation_dim: int, seeds: Sequence[int], hidden_dims: Sequence[int], initialization: str
-    ):
+    def __init__(self, observation_dim: int, seeds: Sequence[int], hidden_dims: Sequence[int], initialization: str):
         super().__init__()
         self.net = MLP([observation_dim, *hidden_dims, 1], seeds, ["value"], initialization)
 
@@ -136,9 +128,7 @@ class Policy(nn.Module):
         self.hidden_dims = tuple(hidden_dims)
         self.log_std_range = tuple(log_std_range)
 
-    def forward(
-        self, observations: Tensor, masks: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, observations: Tensor, masks: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
         mean = self.net(observations, masks)
         log_std = None if self.log_std is None else self.log_std.clamp(*self.log_std_range).unsqueeze(1)
         return torch.tanh(mean) if self.squash else mean, log_std
@@ -184,9 +174,7 @@ class Lifted(nn.Module):
 
     def forward(self, *inputs: Tensor):
         with torch.random.fork_rng(devices=[], enabled=self.training):
-            return _stack(
-                [self._member(member, [x[member] for x in inputs]) for member in range(len(self._keys))]
-            )
+            return _stack([self._member(member, [x[member] for x in inputs]) for member in range(len(self._keys))])
 
     def train(self, mode: bool = True) -> Lifted:
         self._template[0].train(mode)

@@ -29,9 +29,7 @@ class Progress:
     members  the runs' names, in the order of the records that follow
     """
 
-    def __init__(
-        self, total_updates: int, start: int, members: list[str], stream: TextIO | None = None
-    ) -> None:
+    def __init__(self, total_updates: int, start: int, members: list[str], stream: TextIO | None = None) -> None:
         self._total = total_updates
         self._members = _what_differs(members)
         self._stream = stream or sys.stderr

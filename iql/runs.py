@@ -186,9 +186,7 @@ class MetricsFile:
         return [record for record in found if record["kind"] == kind]
 
 
-def this_life(
-    pack: Sequence[Run], from_update: int, device: str, threads: int, capability: str
-) -> dict[str, Any]:
+def this_life(pack: Sequence[Run], from_update: int, device: str, threads: int, capability: str) -> dict[str, Any]:
     """What a manifest keeps of a process that works on a run."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -196,3 +196,8 @@ MEMBER_KEYS = (
     "algorithm.advantage_cap",
     "optimizer.lr",
 )
+
+
+def constructor_arguments(section: str, node: dict[str, Any]) -> dict[str, Any]:
+    """The node without the settings that only other sections read."""
+    return {key: value for key, value in node.items() if key not in SETTINGS_ONLY.get(section, ())}

@@ -61,9 +61,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(
-            f"{path}: not JSON ({error}); delete it, or the run's directory to train it anew"
-        ) from error
+        raise UserError(f"{path}: not JSON ({error}); delete it, or the run's directory to train it anew") from error
 
 
 def refusal(error: OSError) -> str | None:

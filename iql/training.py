@@ -53,9 +53,7 @@ class Training:
         overrides: Sequence[str],
     ):
         self.settings = runs[0].settings
-        self.members = [
-            Member(run, own, idle=run.summary is not None) for run, own in zip(runs, trackers, strict=True)
-        ]
+        self.members = [Member(run, own, idle=run.summary is not None) for run, own in zip(runs, trackers, strict=True)]
         self.learner = learner
         self.task = task
         self.overrides = overrides
@@ -187,9 +185,7 @@ class Training:
                     raise Stopped(self.signals.received, number)
                 since, counted = time.monotonic(), number
             if not self._live():
-                reasons = "; ".join(
-                    f"{m.run.id}: {(m.run.failure or {}).get('reason')}" for m in self.members
-                )
+                reasons = "; ".join(f"{m.run.id}: {(m.run.failure or {}).get('reason')}" for m in self.members)
                 raise UserError(f"no run of the pack can go on: {reasons}")
         if self.signals.received:
             raise Stopped(self.signals.received, self.learner.update_count)
@@ -353,9 +349,7 @@ class Training:
             "last10_score": last10,
             "best_score": max(scores),
             "final_returns": evaluations[-1]["returns"],
-            "success_rate": float(np.mean(np.array(evaluations[-1]["returns"]) > 0))
-            if self.task.maze
-            else None,
+            "success_rate": float(np.mean(np.array(evaluations[-1]["returns"]) > 0)) if self.task.maze else None,
             "episodes": self.settings["evaluation"]["episodes"],
             "evaluations": len(scores),
             "wall_seconds": round(self._wall(), 3),

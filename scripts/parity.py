@@ -48,14 +48,11 @@ def settings_of(trace: dict[str, np.ndarray], options: argparse.Namespace) -> di
         "updates": int(schedule[2]) if schedule else 1,
         **{key: float(found[key]) for key in ("tau", "beta", "discount", "polyak", "lr") if key in found},
     }
-    settings.update(
-        {key: value for key, value in vars(options).items() if key in OPTIONS and value is not None}
-    )
+    settings.update({key: value for key, value in vars(options).items() if key in OPTIONS and value is not None})
     missing = [key for key in OPTIONS if key not in settings]
     if missing:
         raise UserError(
-            f"the trace's meta does not give {', '.join(missing)}: pass "
-            + " ".join(f"--{m}" for m in missing)
+            f"the trace's meta does not give {', '.join(missing)}: pass " + " ".join(f"--{m}" for m in missing)
         )
     return settings
 
@@ -77,9 +74,7 @@ def network_weights(trace: dict[str, np.ndarray], prefix: str) -> dict[str, dict
 
     def layers(network: str) -> list[list[np.ndarray]]:
         count = len([key for key in trace if re.fullmatch(rf"{prefix}/{network}/\d+/kernel", key)])
-        return [
-            [trace[f"{prefix}/{network}/{i}/{part}"] for part in ("kernel", "bias")] for i in range(count)
-        ]
+        return [[trace[f"{prefix}/{network}/{i}/{part}"] for part in ("kernel", "bias")] for i in range(count)]
 
     def named(networks: list[str]) -> dict[str, torch.Tensor]:
         copies = [layers(network) for network in networks]
@@ -87,9 +82,7 @@ def network_weights(trace: dict[str, np.ndarray], prefix: str) -> dict[str, dict
         for i in range(len(copies[0])):
             for part, plural in enumerate(("kernels", "biases")):
                 stacked = [copy[i][part] for copy in copies]
-                weights[f"net.{plural}.{i}"] = torch.tensor(
-                    stacked[0] if len(stacked) == 1 else np.stack(stacked)
-                )
+                weights[f"net.{plural}.{i}"] = torch.tensor(stacked[0] if len(stacked) == 1 else np.stack(stacked))
         return weights
 
     policy = named(["policy"])
@@ -137,7 +130,11 @@ def learner_for(trace: dict[str, np.ndarray], settings: dict) -> IQL:
         q_loss_scale=variant.q_loss_scale,
         policy_schedule=settings["policy_schedule"],
         updates=settings["updates"],
-        **{key: [settings[key]] for key in ("tau", "beta", "discount", "polyak", "lr")},
+        tau=[settings["tau"]],
+        beta=[settings["beta"]],
+        discount=[settings["discount"]],
+        polyak=[settings["polyak"]],
+        lr=[settings["lr"]],
     )
     learner.load_networks(0, weights)
     return learner
@@ -157,9 +154,7 @@ def replay(trace: dict[str, np.ndarray], settings: dict) -> dict[str, float]:
     errors: dict[str, float] = {}
     reported: dict[str, list[float]] = {name: [] for name in LOSSES if f"loss/{name}" in trace}
     for number in range(len(columns[0])):
-        metrics = (
-            learner.update(Batch(*(column[number].unsqueeze(0) for column in columns)), measure=True) or {}
-        )
+        metrics = learner.update(Batch(*(column[number].unsqueeze(0) for column in columns)), measure=True) or {}
         for name in reported:
             reported[name].append(float(metrics[LOSSES[name]]))
         if number + 1 in compared:
@@ -192,13 +187,12 @@ def main() -> int:
     except (UserError, OSError, ValueError, KeyError) as error:
         print(f"parity: {options.trace}: {error}", file=sys.stderr)
         return 1
-    for name, error in errors.items():
-        print(f"{error:9.1e}  {name}" + ("  ABOVE" if not error <= options.tolerance else ""))
+    for name, size in errors.items():
+        print(f"{size:9.1e}  {name}" + ("  ABOVE" if not size <= options.tolerance else ""))
     worst = max(errors, key=errors.__getitem__)
     passed = errors[worst] <= options.tolerance
-    print(
-        f"{'equal' if passed else 'DIFFERENT'}: {len(errors)} arrays, largest relative error {errors[worst]:.1e} ({worst})"
-    )
+    verdict = "equal" if passed else "DIFFERENT"
+    print(f"{verdict}: {len(errors)} arrays, largest relative error {errors[worst]:.1e} ({worst})")
     return 0 if passed else 1
 
 

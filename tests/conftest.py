@@ -40,9 +40,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def environment(data_dir: Path) -> dict[str, str]:
     """The environment of a user with an empty cache, without a key and without a network."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "SLURM_", "D4RL_"))
-    }
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "SLURM_", "D4RL_"))}
     return {**kept, "IQL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
 
 
@@ -95,9 +93,7 @@ def numbers_of(directory: Path) -> dict[str, Any]:
     """All that must be equal between a disturbed and an undisturbed run: weights bit for bit, records, summary."""
     return {
         "networks": (directory / "networks.ckpt").read_bytes(),
-        "metrics": [
-            timeless(json.loads(line)) for line in (directory / "metrics.jsonl").read_text().splitlines()
-        ],
+        "metrics": [timeless(json.loads(line)) for line in (directory / "metrics.jsonl").read_text().splitlines()],
         "summary": timeless(json.loads((directory / "summary.json").read_text())),
         "map": (directory / "map.npz").read_bytes(),
     }

@@ -14,9 +14,7 @@ from iql import config, schema
 from iql.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONS = {
-    group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in schema.GROUPS
-}
+OPTIONS = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in schema.GROUPS}
 
 
 def composed(*overrides: str):
@@ -30,7 +28,8 @@ def read(*overrides: str) -> list[config.Settings]:
 
 def train_py(*arguments: str) -> subprocess.CompletedProcess[str]:
     """train.py in a process in which importing torch is an error."""
-    code = "import sys; sys.modules['torch'] = None; sys.argv[0] = 'train.py'; import runpy; runpy.run_path('train.py', run_name='__main__')"
+    blocked = "import sys; sys.modules['torch'] = None; sys.argv[0] = 'train.py'"
+    code = f"{blocked}; import runpy; runpy.run_path('train.py', run_name='__main__')"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

@@ -101,13 +101,9 @@ def test_without_timeouts_the_horizon_decides(write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param(
-            {"rewards": None, "actions": None}, "has no actions, rewards: .*this file has obs", id="missing"
-        ),
+        pytest.param({"rewards": None, "actions": None}, "has no actions, rewards: .*this file has obs", id="missing"),
         pytest.param({"rewards": np.zeros(5)}, "disagree in rows: .*actions 6, rewards 5", id="lengths"),
-        pytest.param(
-            {"timeouts": np.zeros(7, bool)}, "disagree in rows: .*timeouts 7", id="length of timeouts"
-        ),
+        pytest.param({"timeouts": np.zeros(7, bool)}, "disagree in rows: .*timeouts 7", id="length of timeouts"),
         pytest.param({"observations": np.zeros(6)}, r"observations is float64 \[6\] where", id="flat"),
         pytest.param({"rewards": np.zeros((6, 2))}, r"rewards is float64 \[6, 2\] where", id="two rewards"),
         pytest.param({"actions": np.float32(1)}, "actions is .*not an array", id="scalar"),
@@ -121,12 +117,8 @@ def test_without_timeouts_the_horizon_decides(write):
             "terminals holds NaN, first in row 1",
             id="nan flag",
         ),
-        pytest.param(
-            {"actions": np.full((6, 3), -np.inf)}, "actions holds an infinite value.* row 0", id="inf"
-        ),
-        pytest.param(
-            {"rewards": np.full(6, 1e300)}, "rewards holds an infinite value", id="too large for float32"
-        ),
+        pytest.param({"actions": np.full((6, 3), -np.inf)}, "actions holds an infinite value.* row 0", id="inf"),
+        pytest.param({"rewards": np.full(6, 1e300)}, "rewards holds an infinite value", id="too large for float32"),
         pytest.param({"rows": 0}, "zero rows", id="zero rows"),
         pytest.param({"rows": 1}, "data.hdf5: .*no transition", id="one row"),
     ],
@@ -181,9 +173,7 @@ def test_damaged_compressed_data_is_refused(tmp_path):
 
 def test_a_file_of_another_robot_names_the_sizes_and_who_they_fit(write):
     path = write(observations=np.zeros((6, 17)), actions=np.zeros((6, 6)))
-    with pytest.raises(
-        UserError, match="17 entries and actions of 6, but hopper-medium-v2 takes 11 and 3"
-    ) as refused:
+    with pytest.raises(UserError, match="17 entries and actions of 6, but hopper-medium-v2 takes 11 and 3") as refused:
         hopper(path).transitions()
     assert "env=halfcheetah-… or walker2d-…" in str(refused.value)
     path = write(observations=np.zeros((6, 5)))
@@ -279,9 +269,7 @@ def test_the_dataset_is_in_memory_once(tmp_path):
     rows = 400_000
     path = tmp_path / "data.hdf5"
     with h5py.File(path, "w") as file:
-        file["observations"] = np.random.default_rng(0).normal(
-            size=(rows, 11)
-        )  # float64: twice as large on file
+        file["observations"] = np.random.default_rng(0).normal(size=(rows, 11))  # float64: twice as large on file
         for key, value in content(rows, observations=None).items():
             file[key] = value
     task = hopper(path, reward="return_range", normalize=True)
@@ -294,11 +282,5 @@ def test_the_dataset_is_in_memory_once(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    held = (
-        data.observations.nbytes
-        + data.actions.nbytes
-        + data.rewards.nbytes
-        + data.masks.nbytes
-        + data.rows.nbytes
-    )
+    held = data.observations.nbytes + data.actions.nbytes + data.rewards.nbytes + data.masks.nbytes + data.rows.nbytes
     assert peak < held + 16 * 2**20  # a copy of the observations alone would be 17 MiB

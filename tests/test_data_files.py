@@ -295,9 +295,7 @@ def test_something_else_than_hdf5_is_no_data(site, cache):
 
 
 def test_nobody_listening(cache):
-    refused(
-        "http://127.0.0.1:9/some-v1.hdf5", "failed", "Connection refused", "nothing to resume from is kept"
-    )
+    refused("http://127.0.0.1:9/some-v1.hdf5", "failed", "Connection refused", "nothing to resume from is kept")
     assert trusted(cache) == []
 
 
@@ -340,12 +338,8 @@ def test_a_senseless_patience_is_refused(site, monkeypatch, patience):
     [
         pytest.param({"ranges": False}, id="ignores Range"),
         pytest.param({"content": "changed", "tag": '"two"'}, id="file changed"),
-        pytest.param(
-            {"content": "changed", "tag": '"two"', "conditions": False}, id="file changed, ignores If-Range"
-        ),
-        pytest.param(
-            {"content": "shorter", "tag": '"two"', "conditions": False}, id="now shorter than what came"
-        ),
+        pytest.param({"content": "changed", "tag": '"two"', "conditions": False}, id="file changed, ignores If-Range"),
+        pytest.param({"content": "shorter", "tag": '"two"', "conditions": False}, id="now shorter than what came"),
     ],
 )
 def test_what_cannot_be_continued_starts_over(site, tmp_path, manner):
@@ -483,9 +477,7 @@ READ_ONLY = 'mount --bind "$CACHE" "$CACHE" && mount -o remount,ro,bind "$CACHE"
 def test_a_read_only_cache_is_named(site, cache):
     done, left = in_namespace(cache, READ_ONLY, site.url)
     assert done.returncode == 1
-    assert re.fullmatch(
-        rf"cannot write to {cache}: Read-only file system; set IQL_DATA_DIR .*\n", done.stderr
-    )
+    assert re.fullmatch(rf"cannot write to {cache}: Read-only file system; set IQL_DATA_DIR .*\n", done.stderr)
     assert left == []
     assert site.asked == []
 
@@ -504,9 +496,7 @@ def test_a_cache_whose_place_is_taken_by_a_file(site, cache):
 
 
 def test_finding_a_file_loads_neither_torch_nor_the_network(tmp_path):
-    code = (
-        "import sys, iql.tasks.d4rl; print([m for m in ('torch', 'requests', 'mujoco') if m in sys.modules])"
-    )
+    code = "import sys, iql.tasks.d4rl; print([m for m in ('torch', 'requests', 'mujoco') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.strip() == "[]"
 

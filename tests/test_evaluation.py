@@ -43,9 +43,7 @@ class Counting(gymnasium.Env):
 @pytest.mark.parametrize("num", [1, 3, 10, 14])
 def test_returns_count_no_step_after_an_episodes_end(num):
     seeds = [episode_seeds(seed, 5000, 7) for seed in (0, 1)]
-    played = evaluate(
-        lambda rows: np.zeros((*rows.shape[:2], 1)), vector(Counting, num), seeds, keep_observations=True
-    )
+    played = evaluate(lambda rows: np.zeros((*rows.shape[:2], 1)), vector(Counting, num), seeds, keep_observations=True)
     for member, episodes in zip(seeds, played, strict=True):
         lengths = [int(np.random.Generator(np.random.PCG64(seed)).integers(1, 9)) for seed in member]
         assert episodes.lengths.tolist() == lengths
@@ -70,9 +68,7 @@ def test_the_same_policy_gets_the_same_returns_bit_for_bit_with_any_number_of_en
 
     def act(rows):
         with torch.no_grad():
-            return torch.sin(
-                40 * policy(torch.from_numpy(rows))[0]
-            ).numpy()  # restless, so that episodes differ
+            return torch.sin(40 * policy(torch.from_numpy(rows))[0]).numpy()  # restless, so that episodes differ
 
     seeds = [episode_seeds(seed, 1, 5) for seed in (0, 1)]
     results = [evaluate(act, vector(lambda: simulators.make(simulator), num), seeds) for num in (1, 3, 10)]

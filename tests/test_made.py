@@ -118,10 +118,7 @@ def test_every_walk_ends_at_its_goals_cell_or_at_the_horizon(data):
         cell = np.rint(goals[0])
         assert np.abs(goals[0] - cell).max() <= 0.1 + 1e-6
         assert not UMAZE.walls[tuple(cell.astype(int))]
-        assert (
-            np.linalg.norm(data["observations"][end, :2] - cell) < 0.1 + 1e-6
-            or end - first + 1 == UMAZE.horizon
-        )
+        assert np.linalg.norm(data["observations"][end, :2] - cell) < 0.1 + 1e-6 or end - first + 1 == UMAZE.horizon
         first = end + 1
 
 
@@ -179,9 +176,7 @@ def test_the_task_trains_on_the_made_file(cache):
     path = made.locate()
     assert path == cache / "maze2d-umaze-made-rows6000-seed0.hdf5"
     with h5py.File(path) as file:
-        np.testing.assert_array_equal(
-            file["observations"], make_waypoint_data(UMAZE, 6000, 0)["observations"]
-        )
+        np.testing.assert_array_equal(file["observations"], make_waypoint_data(UMAZE, 6000, 0)["observations"])
         assert set(file) == {"observations", "actions", "rewards", "terminals", "timeouts", "infos"}
     transitions = made.transitions()
     assert transitions.observations.shape == (6000, 4)

@@ -75,9 +75,7 @@ def test_other_sizes_and_settings_from_options(tmp_path):
     shapes = {"observations": (3,), "actions": (2,), "rewards": (), "masks": (), "next_observations": (3,)}
     for field, shape in shapes.items():
         trace[f"batch/{field}"] = random.normal(size=(1, 16, *shape)).astype(np.float32)
-    trace |= {
-        key.replace("init/", "after_1/"): value for key, value in trace.items() if key.startswith("init/")
-    }
+    trace |= {key.replace("init/", "after_1/"): value for key, value in trace.items() if key.startswith("init/")}
     np.savez(tmp_path / "sizes.npz", **trace)
     options = {"algorithm": "iql_gwthomas", "tau": 0.7, "beta": 3, "discount": 0.9, "polyak": 0.005}
     flags = [part for key, value in options.items() for part in (f"--{key}", value)]

@@ -286,9 +286,7 @@ class FakeServer(ThreadingHTTPServer):
             self.runs.append(variables)
             return {"upsertBucket": {"bucket": {**bucket, "project": project}, "inserted": not rows}}
         if operation == "CreateRunFiles":
-            files = [
-                {"name": name, "uploadUrl": self.environment["WANDB_BASE_URL"]} for name in variables["files"]
-            ]
+            files = [{"name": name, "uploadUrl": self.environment["WANDB_BASE_URL"]} for name in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
         return {"serverInfo": {"features": []}}
 
@@ -301,13 +299,7 @@ class FakeHandler(BaseHTTPRequestHandler):
         content = json.loads(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
         if self.path == "/graphql":
             operation = re.search(r"(?:query|mutation)\s+(\w+)", content["query"])
-            self.reply(
-                {
-                    "data": self.server.answer(
-                        operation[1] if operation else "", content.get("variables") or {}
-                    )
-                }
-            )
+            self.reply({"data": self.server.answer(operation[1] if operation else "", content.get("variables") or {})})
         elif self.path.endswith("/file_stream"):
             lines = (content.get("files") or {}).get("wandb-history.jsonl")
             if lines:
@@ -440,9 +432,7 @@ print("trained")
     assert line.startswith("WARNING") and "Read-only file system" in line
 
 
-@pytest.mark.parametrize(
-    ("tracker", "package"), [("WandbTracker", "wandb"), ("TensorBoardTracker", "tensorboard")]
-)
+@pytest.mark.parametrize(("tracker", "package"), [("WandbTracker", "wandb"), ("TensorBoardTracker", "tensorboard")])
 def test_missing_package_is_one_line(process, tracker: str, package: str) -> None:
     result = process(f"""
 sys.modules["{package}"] = None

@@ -196,7 +196,9 @@ def test_a_signal_saves_says_how_to_go_on_and_exits_with_its_number(train, undis
 
 
 def test_a_handler_that_stood_there_before_is_called_after_saving(train):
-    requeue = "import signal, sys; signal.signal(signal.SIGUSR2, lambda *a: (print('REQUEUED', flush=True), sys.exit(7)))\n"
+    requeue = (
+        "import signal, sys; signal.signal(signal.SIGUSR2, lambda *a: (print('REQUEUED', flush=True), sys.exit(7)))\n"
+    )
     process = train.start(patch=requeue + SLOW.format(seconds=0.05))
     wait_for(lambda: len(train.directories()) == 1)
     time.sleep(0.5)

@@ -42,9 +42,7 @@ def test_qlearning_view_keeps_rows_whose_successor_is_known(timeouts, kept):
 
 def test_terminals_stay_unless_they_are_timeouts_too_or_last():
     terminals, timeouts = flags(".x..x..x"), flags("....x...")
-    data = from_rows(
-        column(*range(8)), np.zeros((8, 1), np.float32), np.ones(8, np.float32), terminals, timeouts
-    )
+    data = from_rows(column(*range(8)), np.zeros((8, 1), np.float32), np.ones(8, np.float32), terminals, timeouts)
     assert data.rows.tolist() == [0, 1, 2, 3, 5, 6]
     assert data.masks[data.rows].tolist() == [1, 0, 1, 1, 1, 1]
     assert len(data) == 6
@@ -89,9 +87,7 @@ def test_trajectories_end_at_jumps_and_terminals_and_the_partial_one_counts():
     assert returns.tolist() == [1 + 2 + 4, 16 + 32 + 64, 128]
 
 
-@pytest.mark.parametrize(
-    ("distance", "returns"), [(0, [119, 128]), (9e-7, [119, 128]), (2e-6, [7, 112, 128])]
-)
+@pytest.mark.parametrize(("distance", "returns"), [(0, [119, 128]), (9e-7, [119, 128]), (2e-6, [7, 112, 128])])
 def test_a_timeout_whose_episode_goes_on_where_it_stood_is_no_jump(distance, returns):
     observations = OBSERVATIONS - 3  # near zero float32 can tell such distances apart
     observations[4] = distance
@@ -112,9 +108,7 @@ def test_a_jump_is_measured_over_the_whole_observation():
 
 
 def transitions(**options):
-    return from_rows(
-        OBSERVATIONS.copy(), np.zeros((9, 2), np.float32), REWARDS.copy(), TERMINALS, TIMEOUTS, **options
-    )
+    return from_rows(OBSERVATIONS.copy(), np.zeros((9, 2), np.float32), REWARDS.copy(), TERMINALS, TIMEOUTS, **options)
 
 
 def test_return_range_puts_best_and_worst_trajectory_1000_apart():
@@ -137,9 +131,7 @@ def test_equal_returns_give_no_scale():
 
 def test_rows_without_any_successor_are_refused():
     with pytest.raises(UserError, match="no transition"):
-        from_rows(
-            column(0, 1), np.zeros((2, 1), np.float32), np.ones(2, np.float32), flags(".."), flags("x.")
-        )
+        from_rows(column(0, 1), np.zeros((2, 1), np.float32), np.ones(2, np.float32), flags(".."), flags("x."))
 
 
 def test_actions_are_clipped_just_inside_the_bounds():

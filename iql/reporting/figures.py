@@ -65,9 +65,7 @@ def value_map(directory: Path | str) -> Path | None:
             maze = {name: arrays[name] for name in ("values", "extent", "walls", "offset", "goal", "paths")}
             success = arrays["success"].astype(bool)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{source} is damaged ({error}): delete it and run the training command again"
-        ) from error
+        raise UserError(f"{source} is damaged ({error}): delete it and run the training command again") from error
 
     left, right, bottom, top = (float(edge) for edge in maze["extent"])
     width = 5.6 * (right - left) / (top - bottom) + 1.0  # of the map and its colour bar, in inches
@@ -90,9 +88,7 @@ def value_map(directory: Path | str) -> Path | None:
     axes.set_aspect("equal")
     axes.set_xlabel("x")
     axes.set_ylabel("y")
-    axes.set_title(
-        f"V at rest, and {len(success)} rollouts: {success.sum()} reach the goal", loc="left", fontsize=9
-    )
+    axes.set_title(f"V at rest, and {len(success)} rollouts: {success.sum()} reach the goal", loc="left", fontsize=9)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label("V: expected discounted return")
     bar.outline.set_visible(False)
@@ -109,9 +105,7 @@ def _draw_scores(axes: Axes, evaluations: list[Record]) -> None:
     scores = np.array([record["score"] for record in points], float)
     spread = np.array([record.get("score_std") or 0.0 for record in points], float)
     episodes = len(points[-1].get("returns") or [])
-    band = (
-        f"± standard deviation over {episodes} episodes" if episodes else "± standard deviation over episodes"
-    )
+    band = f"± standard deviation over {episodes} episodes" if episodes else "± standard deviation over episodes"
     axes.fill_between(updates, scores - spread, scores + spread, color=BLUE, alpha=0.18, lw=0, label=band)
     axes.plot(updates, scores, color=BLUE, lw=1.6, marker="o", ms=3 if len(points) < 60 else 0, label="mean")
     axes.annotate(
@@ -167,9 +161,7 @@ def _draw_paths(axes: Axes, paths: np.ndarray, success: np.ndarray, goal: np.nda
             steps = path[np.isfinite(path).all(axis=1)]
             if not len(steps):
                 continue
-            axes.plot(
-                *steps.T, color=colour, lw=0.8, alpha=0.75, label=label if number == 0 else None, zorder=2
-            )
+            axes.plot(*steps.T, color=colour, lw=0.8, alpha=0.75, label=label if number == 0 else None, zorder=2)
             axes.plot(*steps[0], marker="o", ms=3, color=colour, mec=INK, mew=0.5, ls="", zorder=3)
     axes.plot(*goal, marker="*", ms=15, color=ORANGE, mec=INK, mew=0.8, ls="", label="goal", zorder=4)
     legend = axes.legend(

@@ -181,8 +181,7 @@ class D4RLTask:
 def _count_beyond(actions: np.ndarray) -> int:
     """Entries of actions [R, A] outside ±1, counted in blocks to spare memory."""
     return sum(
-        int(np.count_nonzero(np.abs(actions[first : first + BLOCK]) > 1))
-        for first in range(0, len(actions), BLOCK)
+        int(np.count_nonzero(np.abs(actions[first : first + BLOCK]) > 1)) for first in range(0, len(actions), BLOCK)
     )
 
 

@@ -97,9 +97,7 @@ def _transfer(url: str, target: Path, part: Path) -> None:
                         f"the file out; {_by_hand(target)}"
                     )
                 if "text/html" in response.headers.get("Content-Type", ""):
-                    raise UserError(
-                        f"{url} sent a web page (HTML) instead of the HDF5 file; {_by_hand(target)}"
-                    )
+                    raise UserError(f"{url} sent a web page (HTML) instead of the HDF5 file; {_by_hand(target)}")
                 _receive(url, response, part, offset if response.status_code == 206 else 0)
                 return
     except requests.RequestException as error:
@@ -110,11 +108,7 @@ def _transfer(url: str, target: Path, part: Path) -> None:
             what = f"stalled: no byte for {stall:g} s"
         else:
             what = f"failed: {_cause(error)}"
-        kept = (
-            f"{have:,} bytes are kept and the same command resumes"
-            if have
-            else "nothing to resume from is kept"
-        )
+        kept = f"{have:,} bytes are kept and the same command resumes" if have else "nothing to resume from is kept"
         raise UserError(f"download of {url} {what} ({kept}); {_by_hand(target)}") from error
 
 
@@ -140,8 +134,7 @@ def _receive(url: str, response: Response, part: Path, offset: int) -> None:
             bar.update(len(chunk))
     if size is not None and have != size:
         raise UserError(
-            f"download of {url} ended after {have:,} of {size:,} bytes; they are kept and the same "
-            "command resumes"
+            f"download of {url} ended after {have:,} of {size:,} bytes; they are kept and the same command resumes"
         )
 
 

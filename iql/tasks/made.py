@@ -206,9 +206,7 @@ def _writing(path: Path) -> Iterator[None]:
     except (OSError, filelock.Timeout) as error:
         reason = getattr(error, "strerror", None) or str(error)
         advice = "free some space" if getattr(error, "errno", None) == errno.ENOSPC else "make it writable"
-        raise UserError(
-            f"{path} cannot be made: {reason}; {advice}, or set IQL_DATA_DIR to another folder"
-        ) from error
+        raise UserError(f"{path} cannot be made: {reason}; {advice}, or set IQL_DATA_DIR to another folder") from error
 
 
 @contextlib.contextmanager

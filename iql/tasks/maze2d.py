@@ -225,9 +225,7 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         cells = self.maze.free_cells
         cell = cells[self.np_random.integers(len(cells))]
         mujoco.mj_resetData(self.model, self.data)
-        self.set_state(
-            cell + self.np_random.uniform(-0.1, 0.1, size=2), 0.1 * self.np_random.standard_normal(2)
-        )
+        self.set_state(cell + self.np_random.uniform(-0.1, 0.1, size=2), 0.1 * self.np_random.standard_normal(2))
         return self._observation(), {}
 
     def set_state(self, qpos: np.ndarray, qvel: np.ndarray) -> None:

@@ -97,9 +97,7 @@ def _mass_and_inertia(model: mujoco.MjModel, geom: int, density: float) -> tuple
     return mass, np.array([across, across, mass * radius**2 / 2.0])
 
 
-def _set_inertia(
-    model: mujoco.MjModel, body: int, geoms: list[int], masses: np.ndarray, inertias: np.ndarray
-) -> None:
+def _set_inertia(model: mujoco.MjModel, body: int, geoms: list[int], masses: np.ndarray, inertias: np.ndarray) -> None:
     """Write a body's inertial frame from its geoms' masses [G] and principal moments [G, 3]."""
     mass = masses.sum()
     model.body_mass[body] = mass

@@ -49,9 +49,7 @@ def make_waypoint_data(
 
     model = compile_model(maze)
     data = mujoco.MjData(model)
-    data.qpos[:] = maze.free_cells[goal_draws.integers(len(maze.free_cells))] + goal_draws.uniform(
-        -0.1, 0.1, 2
-    )
+    data.qpos[:] = maze.free_cells[goal_draws.integers(len(maze.free_cells))] + goal_draws.uniform(-0.1, 0.1, 2)
     data.qvel[:] = 0.1 * goal_draws.standard_normal(2)
 
     steps, horizon = 0, maze.horizon
@@ -61,9 +59,7 @@ def make_waypoint_data(
         if steps == 0:
             cell = maze.free_cells[goal_draws.integers(len(maze.free_cells))]
             goal = cell + goal_draws.uniform(-0.1, 0.1, 2)
-            waypoints = _scattered(
-                routes.between(maze.cell((x, y)), (int(cell[0]), int(cell[1]))), goal_draws
-            )
+            waypoints = _scattered(routes.between(maze.cell((x, y)), (int(cell[0]), int(cell[1]))), goal_draws)
             next_x, next_y = waypoints.popleft()
         close = abs(next_x - x) < CLOSE and (next_x - x) ** 2 + (next_y - y) ** 2 < CLOSE**2
         reached = close and not waypoints

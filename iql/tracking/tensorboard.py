@@ -31,9 +31,7 @@ class TensorBoardTracker:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError as error:
-            log.warning(
-                "TensorBoard is not tracked (%s): pip install tensorboard; training goes on", one_line(error)
-            )
+            log.warning("TensorBoard is not tracked (%s): pip install tensorboard; training goes on", one_line(error))
             return
         try:
             folder = info.directory / "tensorboard"

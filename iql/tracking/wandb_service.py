@@ -86,10 +86,6 @@ def resolve_mode(wandb: ModuleType, mode: str) -> tuple[str, str]:
     if mode != "online":
         return mode, "is set to offline"
     try:
-        return (
-            ("online", "")
-            if wandb.login(prompt=False, verify=False)
-            else ("offline", "has no key (`wandb login`)")
-        )
+        return ("online", "") if wandb.login(prompt=False, verify=False) else ("offline", "has no key (`wandb login`)")
     except wandb.errors.AuthenticationError as error:
         return "offline", f"cannot use its key ({one_line(error)})"
