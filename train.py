@@ -118,9 +118,9 @@ def conclude(runs: list[Any], task: Any) -> float | None:
             print(f"not finished: {run.directory}")
             continue
         reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
-        scores = f"score {summary['score']:.1f} ({summary['headline']}), best {summary['best_score']:.1f}"
+        shown = f"score {summary['score']:.1f} ({summary['headline']}), best {summary['best_score']:.1f}"
         speed = f"{summary['updates_per_second']:.0f} updates/s, {summary['wall_seconds']:.0f} s"
-        print(f"seed {run.seed}: {scores}{reached}, {summary['episodes']} episodes an evaluation, {speed}")
+        print(f"seed {run.seed}: {shown}{reached}, {summary['episodes']} episodes an evaluation, {speed}")
         print(f"  {run.directory}")
     for line in getattr(task, "baselines", list)():
         print(line)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +18,11 @@ from iql.evaluation import Episodes, Interrupted, episode_seeds, evaluate
 from iql.learner import IQL
 from iql.leases import Leases
 from iql.progress import Progress
+from iql.records import evaluation_record, summary, value_map
 from iql.runs import Run, differences_between_lives, this_life
 from iql.signals import Stopped, StopSignals
 from iql.storage import remove_temporaries, replace_file
 from iql.tasks import Task
-from iql.tasks.maze2d import OFFSET, Maze
 from iql.tracking import RunInfo, Tracker
 from iql.transitions import Transitions
 
@@ -71,6 +70,8 @@ class Training:
         """Train to the end. Raises Stopped on a signal, UserError if no member could finish."""
         with StopSignals() as signals, Leases([member.run.directory for member in self._live()]) as leases:
             self.signals, self.leases = signals, leases
+            for member in self._live():
+                member.idle = member.run.summary is not None  # finished by its owner while we waited for the lease
             self._resume()
             self.progress = Progress(self.settings["updates"], self.learner.update_count, self._names())
             self._entered = time.monotonic() - self.wall_seconds
@@ -217,22 +218,9 @@ class Training:
             played = self._rollouts(update)
         except Interrupted:
             return  # the checkpoint says that it is due still: a resumed run begins with it
-        records = []
-        for member, episodes in zip(self.members, played, strict=True):
-            scores = self.task.score(episodes.returns)
-            record = {
-                "kind": "eval",
-                "update": update,
-                "score": float(scores.mean()),
-                "score_std": float(scores.std()),
-                "return_mean": float(episodes.returns.mean()),
-                "return_std": float(episodes.returns.std()),
-                "length_mean": float(episodes.lengths.mean()),
-                "returns": episodes.returns.tolist(),
-                "lengths": episodes.lengths.tolist(),
-                "seconds": round(time.monotonic() - began, 3),
-            }
-            records.append(record)
+        seconds = time.monotonic() - began
+        records = [evaluation_record(update, self.task.score(e.returns), e, seconds) for e in played]
+        for member, record in zip(self.members, records, strict=True):
             self._record(member, record)
         self.evaluated = update
         self.progress.evaluated(update, records)
@@ -304,61 +292,31 @@ class Training:
             }
             checkpoints.write(run.directory / "networks.ckpt", networks)
             if self.task.maze is not None:
-                self._write_map(place, self.task.maze, played[place])
-            summary = self._summary(run)
+                content = value_map(self.task.maze, self._values(place), played[place])
+                replace_file(run.directory / "map.npz", content)
+            outcome = self._summary(run)
             self.leases.check(run.directory)
-            run.finish(summary)
-            self._close_trackers(member, summary, exit_code=0)
+            run.finish(outcome)
+            self._close_trackers(member, outcome, exit_code=0)
 
-    def _write_map(self, place: int, maze: Maze, episodes: Episodes) -> None:
-        """map.npz: V over the maze's free space and the last evaluation's paths, for a picture of both."""
-        grid = maze.grid()
-        inputs = self._network_input(grid.observations).expand(len(self.members), -1, -1)
-        with torch.no_grad():
-            values = self.learner.value(inputs)[place].cpu().numpy()
-        paths = np.full((len(episodes.observations), maze.horizon + 1, 2), np.nan, np.float32)
-        for path, observations in zip(paths, episodes.observations, strict=True):
-            path[: len(observations)] = observations[:, :2]
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            values=grid.image(values).T,
-            extent=np.array(maze.extent),
-            walls=maze.walls,
-            offset=np.array([OFFSET, OFFSET]),
-            goal=maze.goal,
-            paths=paths,
-            success=episodes.returns > 0,
-        )
-        replace_file(self.members[place].run.directory / "map.npz", buffer.getvalue())
+    def _values(self, place: int) -> Callable[[np.ndarray], np.ndarray]:
+        """The member's V of observations [G, observation_dim]."""
+
+        def values(observations: np.ndarray) -> np.ndarray:
+            inputs = self._network_input(observations).expand(len(self.members), -1, -1)
+            with torch.no_grad():
+                return self.learner.value(inputs)[place].cpu().numpy()
+
+        return values
 
     def _summary(self, run: Run) -> dict[str, Any]:
-        evaluations = run.metrics.records("eval")
-        scores = [record["score"] for record in evaluations]
-        headline = self.settings["evaluation"]["headline"]
-        data = self.task.facts()
-        simulator = {key: data.pop(key) for key in ("mujoco", "physics")}
-        last10 = float(np.mean(scores[-10:]))
-        return {
-            "env": run.settings["env"]["name"],
-            "seed": run.seed,
-            "updates": self.learner.update_count,
-            "headline": headline,
-            "score": last10 if headline == "last10" else scores[-1],
-            "final_score": scores[-1],
-            "last10_score": last10,
-            "best_score": max(scores),
-            "final_returns": evaluations[-1]["returns"],
-            "success_rate": float(np.mean(np.array(evaluations[-1]["returns"]) > 0)) if self.task.maze else None,
-            "episodes": self.settings["evaluation"]["episodes"],
-            "evaluations": len(scores),
-            "wall_seconds": round(self._wall(), 3),
-            "updates_per_second": round(self.learner.update_count / max(self.train_seconds, 1e-9), 2),
+        facts = {
             "pack": len(self.members),
             "device": str(self.learner.device),
-            **simulator,
-            "data": data,
+            "wall_seconds": round(self._wall(), 3),
+            "updates_per_second": round(self.learner.update_count / max(self.train_seconds, 1e-9), 2),
         }
+        return summary(run.settings, run.metrics.records("eval"), self.task, facts)
 
     def _fail(self, member: Member, update: int, reason: str) -> None:
         self.leases.check(member.run.directory)
