@@ -50,6 +50,7 @@ class Progress:
                 dynamic_ncols=sized,
                 ncols=None if sized else 80,
                 nrows=None if sized else 24,
+                miniters=1,  # train is called once a record: draw whenever mininterval allows
                 smoothing=0.05,
                 bar_format=BAR,
             )

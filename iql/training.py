@@ -17,9 +17,11 @@ from iql.errors import UserError
 from iql.evaluation import Episodes, Interrupted, episode_seeds, evaluate
 from iql.learner import IQL
 from iql.leases import Leases
+from iql.metrics import read_metrics
 from iql.progress import Progress
+from iql.provenance import differences, this_life
 from iql.records import evaluation_record, summary, value_map
-from iql.runs import Run, differences_between_lives, this_life
+from iql.runs import Run
 from iql.signals import Stopped, StopSignals
 from iql.storage import remove_temporaries, replace_file
 from iql.tasks import Task
@@ -72,6 +74,8 @@ class Training:
             self.signals, self.leases = signals, leases
             for member in self._live():
                 member.idle = member.run.summary is not None  # finished by its owner while we waited for the lease
+            if not self._live():
+                return
             self._resume()
             self.progress = Progress(self.settings["updates"], self.learner.update_count, self._names())
             self._entered = time.monotonic() - self.wall_seconds
@@ -121,14 +125,14 @@ class Training:
     def _take_up(self, place: int, member: Member, state: dict[str, Any] | None, update: int) -> None:
         run = member.run
         life = this_life(
-            [other.run for other in self.members],
+            [other.run.id for other in self.members],
             update,
             str(self.learner.device),
             torch.get_num_threads(),
             torch.backends.cpu.get_cpu_capability(),
         )
         if state is not None:
-            for difference in differences_between_lives(run, life):
+            for difference in differences(run.lives[-1], life) if run.lives else ():
                 log.warning("%s: %s; the last bits may differ from an undisturbed run's", run.id, difference)
             self.learner.load(place, state["learner"])
             run.metrics.cut(state["metrics_bytes"])
@@ -144,7 +148,7 @@ class Training:
             directory=run.directory,
             id=run.tracking_id,
             name=run.id,
-            group=f"{settings['sweep']}/{settings['env']['name']}/{run.configuration}",
+            group=run.group,
             job_type=settings["env"]["name"],
             tags=(settings["env"]["name"], settings["sweep"]),
             config=settings,
@@ -316,7 +320,8 @@ class Training:
             "wall_seconds": round(self._wall(), 3),
             "updates_per_second": round(self.learner.update_count / max(self.train_seconds, 1e-9), 2),
         }
-        return summary(run.settings, run.metrics.records("eval"), self.task, facts)
+        _, evaluations = read_metrics(run.directory)
+        return summary(run.settings, evaluations, self.task, facts)
 
     def _fail(self, member: Member, update: int, reason: str) -> None:
         self.leases.check(member.run.directory)

@@ -13,8 +13,8 @@ import pytest
 from matplotlib.image import imread
 
 from iql.errors import UserError
+from iql.metrics import read_metrics
 from iql.reporting.figures import learning_curve, value_map
-from iql.reporting.records import read_metrics
 
 BLUE = (0, 114, 178)  # the score's line
 YELLOW = (253, 231, 37)  # the highest V

@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from iql.tracking import RunInfo, TensorBoardTracker, read_records
+from iql.metrics import read_records
+from iql.tracking import RunInfo, TensorBoardTracker
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -30,7 +30,7 @@ os.{function} = counting
 # ... in the middle of a line of metrics.jsonl.
 KILL_IN_LINE = """
 import os, signal
-from iql.runs import MetricsFile
+from iql.metrics import MetricsFile
 real = MetricsFile.flush
 flushes = 0
 def flush(self, sync=False):

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iql.errors import UserError
-from iql.reporting.records import read_metrics
+from iql.metrics import Record, read_metrics
 from iql.storage import replace_file
-from iql.tracking.run import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-log = logging.getLogger(__name__)
-
-Record = dict[str, Any]
+from iql.metrics import Record
 
 
 @dataclass(frozen=True)
@@ -53,29 +49,6 @@ class Tracker(Protocol):
     def finish(self, summary: Record | None, exit_code: int = 0) -> None:
         """Closes the mirror; `summary` is shown beside the run, an exit code above 0 marks it failed."""
         ...
-
-
-def read_records(path: Path) -> list[Record]:
-    """The records of a metrics file in the order written; none where there is no file.
-
-    A line that is no record (cut short by a crash, damaged on disk) is left out, with a warning that
-    names file and line.
-    """
-    if not path.exists():
-        return []
-    records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:  # UnicodeDecodeError is one too
-            record = None
-        if isinstance(record, dict) and isinstance(record.get("update"), int) and "kind" in record:
-            records.append(record)
-        else:
-            log.warning("%s, line %d: not a whole record, left out", path, number)
-    return records
 
 
 def scalars(record: Record) -> dict[str, float]:

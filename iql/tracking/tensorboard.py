@@ -9,7 +9,8 @@ import socket
 import time
 from typing import Any, BinaryIO
 
-from iql.tracking.run import Record, RunInfo, one_line, read_records, scalars
+from iql.metrics import Record, read_records
+from iql.tracking.run import RunInfo, one_line, scalars
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from iql.tracking.run import Record, RunInfo, one_line, read_records, scalars
+from iql.metrics import Record, read_records
+from iql.tracking.run import RunInfo, one_line, scalars
 from iql.tracking.wandb_service import resolve_mode, start_service
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,92 @@
+"""metrics.jsonl: the record of a run, one train or eval record a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from iql.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+FLUSH_SECONDS = 5.0
+
+
+class MetricsFile:
+    """The file as its run writes it: appended in blocks, cut back to the checkpoint on resume."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lines: list[str] = []
+        self._written = time.monotonic()
+
+    def append(self, record: Record) -> None:
+        """Keep a record for the next flush."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self._lines.append(json.dumps(finite))
+
+    @property
+    def due(self) -> bool:
+        """Whether a flush is due: at most so often, for the sake of network file systems."""
+        return bool(self._lines) and time.monotonic() - self._written > FLUSH_SECONDS
+
+    def flush(self, sync: bool = False) -> int:
+        """Append what was kept, fsynced if asked. Returns the file's length in bytes."""
+        with open(self.path, "ab") as file:
+            file.write("".join(line + "\n" for line in self._lines).encode())
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+            length = file.tell()
+        self._lines.clear()
+        self._written = time.monotonic()
+        return length
+
+    def cut(self, length: int) -> None:
+        """Drop every record after the first `length` bytes. Raises UserError if the file is shorter."""
+        self._lines.clear()
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size < length:
+            raise UserError(
+                f"{self.path}: {size} bytes, but its checkpoint covers {length}: records are lost. "
+                f"Put the file back, or delete {self.path.parent} to train the run anew"
+            )
+        if size > length:
+            os.truncate(self.path, length)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a metrics file in the order written; none where there is no file.
+
+    A line that is no record (cut short by a crash, damaged on disk) is left out, with a warning that
+    names file and line.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:  # UnicodeDecodeError is one too
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("update"), int) and "kind" in record:
+            records.append(record)
+        else:
+            log.warning("%s, line %d: not a whole record, left out", path, number)
+    return records
+
+
+def read_metrics(directory: Path | str) -> tuple[list[Record], list[Record]]:
+    """A run's train and eval records, each in the order written; empty where there is no file yet."""
+    records = read_records(Path(directory) / "metrics.jsonl")
+    train = [record for record in records if record["kind"] == "train"]
+    return train, [record for record in records if record["kind"] == "eval"]

@@ -1,0 +1,129 @@
+"""A run's identity and the packs that runs are trained in."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from iql import checkpoints, config
+from iql.errors import UserError
+from iql.metrics import MetricsFile, read_metrics
+from iql.runs import Run, configuration_name, packs
+from iql.storage import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def defaults() -> config.Settings:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return config.read(compose("config", ["env=hopper-medium-v2"]))[0]
+
+
+def changed(settings: config.Settings, key: str, value: object) -> config.Settings:
+    settings = copy.deepcopy(settings)
+    *sections, last = key.split(".")
+    node = settings
+    for section in sections:
+        node = node[section]
+    node[last] = value
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("algorithm.tau", 0.8, "tau=0.8-"),
+        ("optimizer.lr", 1e-4, "lr=0.0001-"),
+        ("network.value.hidden_dims", [64, 64], "hidden_dims=64x64-"),
+        ("updates", 10, "updates=10-"),
+        ("evaluation.episodes", 3, "episodes=3-"),
+        ("env.physics", "gymnasium", "physics=gymnasium-"),
+    ],
+)
+def test_what_decides_the_numbers_is_in_the_name_and_the_hash(defaults, key, value, shown):
+    name = configuration_name(changed(defaults, key, value), defaults, "digest")
+    assert name.startswith(shown)
+    assert name.rpartition("-")[2] != configuration_name(defaults, defaults, "digest").rpartition("-")[2]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("seed", 5), ("device", "cpu"), ("threads", 3), ("runs", "elsewhere"), ("sweep", "other"), ("log_every", 7)),
+        *(("checkpoint.every", 9), ("tracker", {}), ("env.path", "x.hdf5"), ("evaluation.num_envs", 2)),
+    ],
+)
+def test_what_decides_no_number_changes_no_name(defaults, key, value):
+    assert configuration_name(changed(defaults, key, value), defaults, "d") == configuration_name(
+        defaults, defaults, "d"
+    )
+
+
+def test_other_data_is_another_run(defaults):
+    assert configuration_name(defaults, defaults, "a") != configuration_name(defaults, defaults, "b")
+
+
+def test_names_are_at_most_120_bytes_and_safe(defaults):
+    settings = defaults
+    for key in ("tau", "beta", "discount", "polyak", "advantage_cap", "q_loss_scale"):
+        settings = changed(settings, f"algorithm.{key}", 0.123456789012345678)
+    settings = changed(settings, "network.policy.log_std_range", [-1.25, 1.75])
+    name = configuration_name(settings, defaults, "digest")
+    assert len(name.rpartition("-")[0].encode()) <= 120
+    assert "/" not in name
+
+
+@pytest.fixture
+def runs(defaults, tmp_path) -> list[Run]:
+    settings = changed(defaults, "runs", str(tmp_path))
+    return [Run(changed(settings, "seed", seed), defaults, "digest") for seed in range(4)]
+
+
+def began(run: Run, *pack: Run) -> None:
+    run.directory.mkdir(parents=True, exist_ok=True)
+    write_json(run.directory / "manifest.json", {"lives": [{"pack": [member.id for member in pack]}]})
+
+
+def test_fresh_runs_make_one_pack(runs):
+    assert packs(runs) == [runs]
+
+
+def test_runs_that_began_as_a_pack_go_on_as_it_and_the_finished_one_keeps_its_place(runs):
+    for run in runs[:3]:
+        began(run, *runs[:3])
+    write_json(runs[1].directory / "summary.json", {})
+    assert packs(runs) == [runs[:3], [runs[3]]]
+
+
+def test_a_member_killed_before_its_manifest_still_belongs_to_its_pack(runs):
+    began(runs[0], runs[0], runs[1])
+    assert packs(runs[:2]) == [runs[:2]]
+
+
+def test_a_run_taken_out_of_its_pack_goes_on_alone(runs):
+    began(runs[0], *runs)
+    checkpoints.write(checkpoints.path_of(runs[0].checkpoints, 5), {})
+    assert packs([runs[0]]) == [[runs[0]]]
+
+
+def test_finished_runs_make_no_pack(runs):
+    for run in runs:
+        began(run, *runs)
+        write_json(run.directory / "summary.json", {})
+    assert packs(runs) == []
+
+
+def test_metrics_are_cut_back_and_not_finite_numbers_are_null(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.append({"kind": "train", "update": 1, "v": float("nan")})
+    length = metrics.flush(sync=True)
+    metrics.append({"kind": "train", "update": 2, "v": 1.0})
+    metrics.flush()
+    metrics.cut(length)
+    assert read_metrics(tmp_path)[0] == [{"kind": "train", "update": 1, "v": None}]
+    with pytest.raises(UserError, match="records are lost"):
+        metrics.cut(length + 1)
