@@ -145,10 +145,8 @@ def main() -> None:
 
 def exit_code(error: Exception) -> int:
     """Print the line for an error and return the exit code; what is nobody's mistake but ours is raised again."""
-    problem = composition_problem(error)
-    if isinstance(error, UserError):
-        problem = str(error)
-    elif isinstance(error, OSError):
+    problem = str(error) if isinstance(error, UserError) else composition_problem(error)
+    if problem is None and isinstance(error, OSError):
         problem = refusal(error)
     if problem is not None:
         print(f"train.py: {problem}", file=sys.stderr)

@@ -171,6 +171,8 @@ class Training:
         evaluation, checkpoint = settings["evaluation"], settings["checkpoint"]
         since, counted = time.monotonic(), self.learner.update_count
         self._evaluate_if_due()
+        if self.signals.received:  # the evaluation is due still, and the checkpoint says so
+            raise Stopped(self.signals.received, self.learner.update_count)
         while self.learner.update_count < updates:
             number = self.learner.update_count
             metrics = self.learner.update(self.batches.at(number), measure=(number + 1) % log_every == 0)
@@ -192,8 +194,6 @@ class Training:
             if not self._live():
                 reasons = "; ".join(f"{m.run.id}: {(m.run.failure or {}).get('reason')}" for m in self.members)
                 raise UserError(f"no run of the pack can go on: {reasons}")
-        if self.signals.received:
-            raise Stopped(self.signals.received, self.learner.update_count)
 
     def _log(self, update: int, metrics: dict[str, torch.Tensor], speed: float) -> None:
         columns = {name: tensor.tolist() for name, tensor in metrics.items()}

@@ -89,3 +89,13 @@ def test_seeds_depend_on_run_update_and_episode_and_on_nothing_else():
 def test_an_interrupted_evaluation_counts_for_nothing():
     with pytest.raises(Interrupted):
         evaluate(lambda rows: np.zeros((1, 2, 1)), vector(Counting, 2), [[1, 2]], interrupted=lambda: True)
+
+
+def test_an_unstable_simulation_leaves_no_file_in_the_users_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env = simulators.make("hopper")
+    env.reset(seed=0)
+    env.step(np.full(3, np.nan, np.float32))
+    env.unwrapped.set_state(np.full(6, 1e9), np.full(6, 1e9))
+    env.step(np.zeros(3, np.float32))
+    assert list(tmp_path.iterdir()) == []

@@ -66,6 +66,8 @@ def task(**changes) -> MadeMaze2d:
         "simulator": "maze2d-umaze",
         "made_rows": 6000,
         "made_seed": 0,
+        "url": None,
+        "rows": None,
         "observation_dim": 4,
         "action_dim": 2,
         "horizon": 300,
@@ -213,7 +215,6 @@ def test_a_file_of_the_users_own_is_taken_instead(cache, tmp_path):
     ("changes", "complaint"),
     [
         ({"made_rows": 300}, "made_rows=300"),
-        ({"made_seed": -1}, "made_seed=-1"),
         ({"simulator": "hopper"}, "maze2d-large"),
     ],
 )

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from iql.errors import UserError
+from iql.storage import sync_folder
 
 if TYPE_CHECKING:
     from requests import Response
@@ -49,7 +50,7 @@ def fetch(url: str, target: Path, complaint: Callable[[Path], str | None]) -> No
                 os.fsync(file.fileno())
             os.replace(part, target)
             _note(part).unlink(missing_ok=True)
-            _sync_directory(target.parent)
+            sync_folder(target.parent)
 
 
 @contextmanager
@@ -211,15 +212,6 @@ def _disk(directory: Path, part: Path | None = None) -> Iterator[None]:
         raise UserError(
             f"no space left in {directory} ({error.strerror}); make room, or set IQL_DATA_DIR to another disk"
         ) from error
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename outlive a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _by_hand(target: Path) -> str:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import h5py
@@ -43,47 +44,12 @@ class MadeMaze2d(D4RLTask):
     The rest is D4RLTask's; with `path` that file is taken and nothing is made.
     """
 
-    def __init__(
-        self,
-        name: str,
-        simulator: str,
-        made_rows: int,
-        made_seed: int,
-        observation_dim: int,
-        action_dim: int,
-        horizon: int,
-        ref_min: float,
-        ref_max: float,
-        reward: str,
-        url: str | None = None,
-        rows: int | None = None,
-        path: str | Path | None = None,
-        physics: str = "d4rl",
-        normalize: bool = False,
-    ) -> None:
-        super().__init__(
-            name,
-            simulator,
-            url,
-            rows,
-            observation_dim,
-            action_dim,
-            horizon,
-            ref_min,
-            ref_max,
-            reward,
-            path=path,
-            physics=physics,
-            normalize=normalize,
-        )
-        if simulator not in MAZES:
-            raise UserError(f"{name}: data can be made for {', '.join(MAZES)}, not for {simulator}")
-        if made_rows <= horizon:
-            raise UserError(
-                f"env.made_rows={made_rows} is less than an episode; make more than {horizon} (the horizon)"
-            )
-        if made_seed < 0:
-            raise UserError(f"env.made_seed={made_seed} is negative; a seed is 0 or more")
+    def __init__(self, made_rows: int, made_seed: int, **task: Any) -> None:
+        super().__init__(**task)
+        if self.simulator not in MAZES:
+            raise UserError(f"{self.name}: data can be made for {', '.join(MAZES)}, not for {self.simulator}")
+        if made_rows <= self.horizon:
+            raise UserError(f"env.made_rows={made_rows} is less than an episode; make more than {self.horizon}")
         self.made_rows = made_rows
         self.made_seed = made_seed
 

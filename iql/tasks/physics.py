@@ -31,6 +31,13 @@ def facts(physics: str) -> dict[str, str]:
     return {"mujoco": version, "physics": physics}
 
 
+def log_warnings() -> None:
+    """Send MuJoCo's own warnings (an unstable simulation) to our log; by itself it writes MUJOCO_LOG.TXT into
+    the folder that the user happens to stand in.
+    """
+    mujoco.set_mju_user_warning(lambda message: log.debug("MuJoCo: %s", message))
+
+
 @cache
 def _warn_of(version: str) -> None:
     if version != MUJOCO:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import gymnasium
 
 from iql.errors import UserError
-from iql.tasks.physics import PROFILES
+from iql.tasks.physics import PROFILES, log_warnings
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def make(simulator: str, physics: str = "d4rl") -> gymnasium.Env:
         raise UserError(f"no simulator is called {simulator!r}; nearest: {', '.join(near)}")
     if physics not in PROFILES:
         raise UserError(f"physics={physics!r} is unknown; choose {' or '.join(PROFILES)}")
+    log_warnings()
     entry = SIMULATORS[simulator]
     env = importlib.import_module(entry.module).make(simulator, physics)
     return gymnasium.wrappers.TimeLimit(env, max_episode_steps=entry.horizon)
