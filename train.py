@@ -13,6 +13,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -26,6 +27,8 @@ from iql.signals import Stopped, hand_over
 from iql.storage import refusal
 
 log = logging.getLogger("iql")
+
+SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -59,10 +62,10 @@ def train(members: list[Settings], defaults: Settings, overrides: list[str]) -> 
             run.drop_leftovers()
     for pack in packs(runs):
         train_pack(pack, task, data, overrides)
-        for run in pack:
-            if run.summary is not None:
-                figures.learning_curve(run.directory)
-                figures.value_map(run.directory)
+    for run in runs:
+        if run.summary is not None and not (run.directory / "curve.png").exists():
+            figures.value_map(run.directory)
+            figures.learning_curve(run.directory)
     return conclude(runs, task)
 
 
@@ -120,7 +123,8 @@ def conclude(runs: list[Any], task: Any) -> float | None:
         reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
         shown = f"score {summary['score']:.1f} ({summary['headline']}), best {summary['best_score']:.1f}"
         speed = f"{summary['updates_per_second']:.0f} updates/s, {summary['wall_seconds']:.0f} s"
-        print(f"seed {run.seed}: {shown}{reached}, {summary['episodes']} episodes an evaluation, {speed}")
+        own = ", data of your own" if summary["data"].get("custom") else ""
+        print(f"{run.label}: {shown}{reached}, {summary['episodes']} episodes an evaluation{own}, {speed}")
         print(f"  {run.directory}")
     for line in getattr(task, "baselines", list)():
         print(line)
@@ -143,8 +147,19 @@ def main() -> None:
         sys.exit(exit_code(error))
 
 
-def exit_code(error: Exception) -> int:
-    """Print the line for an error and return the exit code; what is nobody's mistake but ours is raised again."""
+def exit_code(error: BaseException) -> int:
+    """Print the one line for an error and return the exit code; what nobody foresaw is raised again.
+
+    With HYDRA_FULL_ERROR=1 in the user's environment every error comes with its traceback.
+    """
+    if SHOW_TRACEBACKS:
+        raise error
+    if isinstance(error, InstantiationException):
+        cause = error.__cause__
+        if not isinstance(cause, UserError):
+            print(f"train.py: {' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)", file=sys.stderr)
+            return 1
+        error = cause
     problem = str(error) if isinstance(error, UserError) else composition_problem(error)
     if problem is None and isinstance(error, OSError):
         problem = refusal(error)

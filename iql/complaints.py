@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from iql.schema import GROUPS, PLACES, SCHEMAS, Node, Run, Target, constructor_arguments
 
 
-def composition_problem(error: Exception) -> str | None:
+def composition_problem(error: BaseException) -> str | None:
     """One line for what Hydra refused, with the nearest valid name; None for what it is not about."""
     if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file or "").rpartition("/")
@@ -26,7 +26,11 @@ def composition_problem(error: Exception) -> str | None:
             return str(error)
         return f"{group}={option}: no such option" + _nearest(option, options, f"{group}=", show_all=len(options) <= 12)
     if isinstance(error, ConfigCompositionException) and (match := re.search(r"override '([^']+)'", str(error))):
+        if match[1] in known_keys():
+            return f"{match[1]}: not set by default; add it as +{match[1]}=..."
         return f"{match[1]}: no such key" + _nearest(match[1], [*known_keys(), *GROUPS])
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=(.+?)'", str(error)):
+        return f"{match[1]}={match[2]}: a list is written '{match[1]}=[{match[2]}]', a sweep needs --multirun"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not in Hydra's grammar of overrides" + _one_line(f" ({error.__cause__ or error})")
     if isinstance(error, ConfigCompositionException):
@@ -113,8 +117,9 @@ def _problem(model: type[BaseModel], detail: Any, prefix: str) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing, add {key}=..."
     value = detail["input"]
-    accepted = _accepted(field.annotation, field.metadata) if field else detail["msg"]
-    return f"{key}={value!r}: must be {accepted}"
+    accepted = (field.description or _accepted(field.annotation, field.metadata)) if field else detail["msg"]
+    whole = f"; write {int(value)}" if isinstance(value, float) and value.is_integer() else ""
+    return f"{key}={'null' if value is None else repr(value)}: must be {accepted}{whole}"
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
@@ -160,7 +165,8 @@ def _nearest(name: str, names: list[str], prefix: str = "", show_all: bool = Fal
     if not close:
         lasts = {other.rpartition(".")[2] for other in names}
         last = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1, cutoff=0.6)
-        close = [other for other in dict.fromkeys(names) if other.rpartition(".")[2] in last][:3]
+        close = [other for other in dict.fromkeys(names) if other.rpartition(".")[2] in last]
+        close = sorted(close, key=lambda other: ".recipe." in other or ".corl." in other)[:3]  # seldom what is meant
     if close:
         return "; did you mean " + " or ".join(f"{prefix}{other}" for other in close) + "?"
     return f"; there are {', '.join(names)}" if show_all and names else ""

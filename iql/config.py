@@ -73,10 +73,13 @@ def _members(plain: Settings) -> list[Settings]:
             for section in sections:
                 node = node[section]
             node[last] = value
-        seeds = settings["seed"] if isinstance(settings["seed"], list) else [settings["seed"]]
-        if not seeds:
+        seeds = settings.get("seed")
+        if seeds == []:
             raise UserError("seed=[]: must be a whole number >= 0 or a list of at least one")
-        members += [{**copy.deepcopy(settings), "seed": seed} for seed in seeds]
+        if isinstance(seeds, list):
+            members += [{**copy.deepcopy(settings), "seed": seed} for seed in seeds]
+        else:
+            members.append(settings)
     for one, other in itertools.combinations(members, 2):
         if one == other:
             raise UserError(f"the pack names the same run twice (seed={one['seed']}); members must differ")

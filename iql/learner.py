@@ -198,6 +198,8 @@ class IQL:
             mean, log_std = self.policy(observations)
         else:
             mean, log_std = self.policy(observations, self.dropout.at(self.update_count, observations.shape[1]))
+        if log_std is not None and log_std.dim() == 2:  # of a user's policy that gives [action_dim] for one run
+            log_std = log_std.unsqueeze(1)
         if log_std is None:
             log_prob = losses.squared_log_prob(mean, actions)
         else:

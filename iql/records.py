@@ -68,7 +68,7 @@ def value_map(maze: Maze, values: Callable[[np.ndarray], np.ndarray], episodes: 
     values gives V [G] of observations [G, 4]; arrays lead with x (reporting.figures says how they are read).
     """
     grid = maze.grid()
-    paths = np.full((len(episodes.observations), maze.horizon + 1, 2), np.nan, np.float32)
+    paths = np.full((len(episodes.observations), int(episodes.lengths.max()) + 1, 2), np.nan, np.float32)
     for path, observations in zip(paths, episodes.observations, strict=True):
         path[: len(observations)] = observations[:, :2]
     buffer = io.BytesIO()

@@ -22,7 +22,7 @@ GROUP_LENGTH = 128  # W&B's limit
 # Settings that cannot change a number, by dotted key or section.
 _UNDECIDING = re.compile(
     r"(seed|device|threads|runs|sweep|log_every|checkpoint\..*|tracker.*"
-    r"|env\.(_target_|path|url|rows|recipe\..*|corl.*)|evaluation\.(num_envs|headline)"
+    r"|env\.(path|url|rows|recipe\..*|corl.*)|evaluation\.(num_envs|headline)"
     r"|algorithm\.(initialization|policy_mean)|network\.hidden_dims)$"
 )
 
@@ -49,18 +49,24 @@ def configuration_name(settings: Settings, defaults: Settings, digest: str) -> s
         following = [key for key in differing if re.fullmatch(followers, key) and differing[key] == value]
         if following:
             differing = {key: other for key, other in differing.items() if key not in following} | {source: value}
+    # An own class shows as the place it takes and its name: policy=Residual.
+    differing = {key.removesuffix("._target_"): value for key, value in differing.items()}
     ends = [key.rpartition(".")[2] for key in differing]
     parts = [
         f"{end if ends.count(end) == 1 else key}={_short(value)}"
         for end, (key, value) in zip(ends, differing.items(), strict=True)
     ]
     readable = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)) or "default"
+    if len(readable) > NAME_BYTES:
+        readable = readable[:NAME_BYTES].rpartition(",")[0]
     content = json.dumps([FORMAT, digest, own], sort_keys=True)
-    return f"{readable[:NAME_BYTES]}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    return f"{readable}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def _short(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return "x".join(map(str, value))
+    return str(value).rpartition(".")[2] if isinstance(value, str) else str(value)
 
 
 class Run:
@@ -83,6 +89,12 @@ class Run:
     def tracking_id(self) -> str:
         """The run's id with a tracker: every life of this directory has the same."""
         return hashlib.sha256(str(self.directory.resolve()).encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """The run in a few words, for people: what differs from the defaults, and the seed."""
+        readable = self.configuration.rpartition("-")[0].replace(",", " ")
+        return f"seed={self.seed}" if readable == "default" else f"{readable} seed={self.seed}"
 
     @property
     def group(self) -> str:

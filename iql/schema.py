@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -16,6 +16,12 @@ Initialization = Literal["orthogonal", "pytorch"]
 Headline = Literal["last10", "final"]
 Reward = Literal["none", "return_range", "minus_one"]
 Distribution = Literal["gaussian", "deterministic"]
+
+
+def _ascending(pair: list[float]) -> list[float]:
+    if pair[0] >= pair[1]:
+        raise ValueError("the lower one first")
+    return pair
 
 
 class Node(BaseModel):
@@ -61,7 +67,7 @@ class D4RLTask(Target):
     ref_min: float
     ref_max: float
     reward: Reward
-    path: str | None = None
+    path: Annotated[str, Field(min_length=1)] | None = None
     physics: Literal["d4rl", "gymnasium"]
     normalize: bool
     recipe: Recipe
@@ -69,7 +75,7 @@ class D4RLTask(Target):
 
 
 class MadeMaze2d(D4RLTask):
-    made_rows: Annotated[int, Field(ge=1000)]
+    made_rows: Annotated[int, Field(ge=1000, le=100_000_000)]
     made_seed: Annotated[int, Field(ge=0)]
 
 
@@ -95,7 +101,9 @@ class Policy(Perceptron):
     distribution: Distribution
     mean: Literal["tanh", "linear"]
     dropout: Share | None
-    log_std_range: Annotated[list[float], Field(min_length=2, max_length=2)]
+    log_std_range: Annotated[list[float], AfterValidator(_ascending)] = Field(
+        min_length=2, max_length=2, description="two numbers, the lower one first"
+    )
 
 
 class Adam(Target):
@@ -141,10 +149,10 @@ class Run(Node):
     updates: Count
     batch_size: Count
     precision: Literal["float32"]
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: Count | None
     runs: str
-    sweep: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    sweep: str = Field(pattern=r"^[\w.-]+$", description="a name of letters, digits, dots, _ and -")
     log_every: Count
     checkpoint: Checkpoint
     env: Any

@@ -65,7 +65,8 @@ def read_json(path: Path) -> Any:
 
 
 def refusal(error: OSError) -> str | None:
-    """One line about what a full or read-only disk refused; None for any other error."""
-    if error.errno not in _ADVICE:
+    """One line about what the file system refused; None for an error that is not its."""
+    if error.errno is None:
         return None
-    return f"{error.filename or 'the run directory'}: {_ADVICE[error.errno]}"
+    advice = _ADVICE.get(error.errno, f"{error.strerror}; choose another folder, e.g. runs=PATH")
+    return f"{error.filename or 'the run directory'}: {advice}"

@@ -93,7 +93,7 @@ class Training:
         return [member for member in self.members if not member.idle]
 
     def _names(self) -> list[str]:
-        return [f"{member.run.configuration} seed={member.run.seed}" for member in self.members]
+        return [member.run.label for member in self.members]
 
     def _resume(self) -> None:
         """Put the learner where the newest checkpoint that all live members have left it, or at 0."""

@@ -67,6 +67,7 @@ OPTIONS = {
     "policy_schedule": str,
     "updates": int,
 }
+CHOICES = {"algorithm": ("iql", "iql_gwthomas"), "policy_schedule": ("cosine", "constant")}
 
 
 def network_weights(trace: dict[str, np.ndarray], prefix: str) -> dict[str, dict[str, torch.Tensor]]:
@@ -176,7 +177,7 @@ def main() -> int:
     parser.add_argument("trace", type=Path)
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative error allowed")
     for name, kind in OPTIONS.items():
-        parser.add_argument(f"--{name}", type=kind)
+        parser.add_argument(f"--{name}", type=kind, choices=CHOICES.get(name))
     options = parser.parse_args()
     try:
         with np.load(options.trace, allow_pickle=False) as file:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Trainer, numbers_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 # The process kills itself, as kill -9 would, at its n-th call of a function that makes something durable.
 KILL_AT = """
@@ -160,6 +161,13 @@ def test_kill_9_between_writing_and_renaming_leaves_no_trace(train, undisturbed)
     for number in (4, 7, 5):
         killed = train("seed=[0,1]", patch=KILL_AT.format(function="replace", number=number))
         assert killed.returncode == -signal.SIGKILL
+    finish_and_compare(train, undisturbed)
+
+
+def test_kill_9_before_the_pictures_are_drawn_leaves_them_to_the_next_call(train, undisturbed):
+    draw = "import os, signal\nfrom iql.reporting import figures\n"
+    draw += "figures.learning_curve = lambda directory: os.kill(os.getpid(), signal.SIGKILL)"
+    assert train("seed=[0,1]", patch=draw).returncode == -signal.SIGKILL
     finish_and_compare(train, undisturbed)
 
 
@@ -350,3 +358,104 @@ def wait_for(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "what the test waits for did not happen"
         time.sleep(0.02)
+
+
+OWN = """
+import torch
+from torch import nn
+from iql.learner import IQL
+
+class Residual(nn.Module):
+    def __init__(self, observation_dim, action_dim, width):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(observation_dim, width), nn.ReLU(), nn.Linear(width, observation_dim))
+        self.head = nn.Linear(observation_dim, action_dim)
+        self.log_std = nn.Parameter(torch.zeros(action_dim))
+
+    def forward(self, observations):
+        return torch.tanh(self.head(observations + self.inner(observations))), self.log_std
+
+class Careful(IQL):
+    def update(self, batch, measure=False):
+        return super().update(batch._replace(rewards=batch.rewards - 1), measure)
+
+class Lines:
+    def __init__(self, path):
+        self.path = path
+
+    def start(self, info):
+        self.name = info.name
+
+    def log(self, record):
+        with open(self.path, 'a') as file:
+            file.write(f"{self.name} {record['kind']} {record['update']}\\n")
+
+    def finish(self, summary, exit_code=0):
+        pass
+"""
+
+
+def test_a_users_own_policy_algorithm_and_tracker_take_their_places(train, tmp_path):
+    (tmp_path / "own_parts.py").write_text(OWN)
+    train.environment["PYTHONPATH"] = str(tmp_path)
+    result = train(
+        "~network.policy",
+        "+network.policy={_target_:own_parts.Residual,width:8}",
+        "algorithm._target_=own_parts.Careful",
+        f"+tracker.lines={{_target_:own_parts.Lines,path:{tmp_path / 'lines'}}}",
+        "seed=[0,1]",
+        "updates=20",
+    )
+    assert result.returncode == 0, result.stderr
+    configuration = train.directories()[0].parent.name
+    assert "algorithm=Careful" in configuration
+    assert "policy=Residual" in configuration
+    lines = (tmp_path / "lines").read_text().splitlines()
+    assert [line.split()[1:] for line in lines if "seed=1" in line] == [
+        *(["train", str(update)] for update in (5, 10, 15, 20)),
+        ["eval", "20"],
+    ]
+
+
+def test_another_class_is_another_run(train, tmp_path):
+    (tmp_path / "own_parts.py").write_text(OWN)
+    train.environment["PYTHONPATH"] = str(tmp_path)
+    assert train("updates=20").returncode == 0
+    assert "done already" not in train("updates=20", "algorithm._target_=own_parts.Careful").stderr
+    assert len(train.directories()) == 2
+
+
+def test_what_a_users_constructor_raises_is_one_line_that_names_its_place(train, tmp_path):
+    (tmp_path / "own_parts.py").write_text("def broken():\n    raise ValueError('not today')\n")
+    train.environment["PYTHONPATH"] = str(tmp_path)
+    result = train("+tracker.mine={_target_:own_parts.broken}")
+    assert result.returncode == 1
+    refusal = [line for line in result.stderr.splitlines() if line.startswith("train.py:")]
+    assert len(refusal) == 1
+    assert "own_parts.broken" in refusal[0]
+    assert "not today" in refusal[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_with_trackers_a_killed_run_is_whole_in_each_of_them(train):
+    assert train("tracker=all", patch=stop_at(50)).returncode == -signal.SIGKILL
+    result = train("tracker=all")
+    assert result.returncode == 0, result.stderr
+    assert "wandb beta leet" in result.stderr
+    assert "wandb sync" in result.stderr
+    (directory,) = train.directories()
+    assert len(list((directory / "wandb").glob("offline-run-*"))) == 1
+    events = EventAccumulator(str(directory / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("eval/score")] == [20, 40, 60]
+    assert [event.step for event in events.Scalars("train/value_loss")] == list(range(5, 61, 5))
+
+
+def test_without_a_way_to_wandb_training_goes_on_and_the_record_is_complete(train, undisturbed):
+    unreachable = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_RUN_ID": "stray"}
+    train.environment.update(unreachable)
+    train.environment.pop("WANDB_MODE")
+    result = train("seed=[0,1]", "tracker=wandb", "tracker.wandb.init_timeout=2")
+    assert result.returncode == 0, result.stderr
+    assert [numbers_of(directory) for directory in train.directories()] == undisturbed
+    assert not list(train.runs.rglob("*stray*"))

@@ -134,7 +134,7 @@ class D4RLTask:
         """`num` simulators side by side, autoreset disabled: who steps them resets what ended."""
         from iql.tasks.simulators import make
 
-        one = partial(make, self.simulator, self.physics)
+        one = partial(make, self.simulator, self.physics, self.horizon)
         return SyncVectorEnv([one] * num, autoreset_mode=AutoresetMode.DISABLED)
 
     def score(self, returns: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ class MadeMaze2d(D4RLTask):
         """The share of episodes in which uniform random actions reach the goal."""
         from iql.tasks.simulators import make
 
-        env = make(self.simulator, self.physics)
+        env = make(self.simulator, self.physics, self.horizon)
         draws = np.random.default_rng(seed)
         returns = np.zeros(episodes)
         for episode in range(episodes):

@@ -42,8 +42,8 @@ SIMULATORS: dict[str, Simulator] = {
 }
 
 
-def make(simulator: str, physics: str = "d4rl") -> gymnasium.Env:
-    """The simulator as a Gymnasium environment that truncates at its horizon; reset(seed=) fixes an episode.
+def make(simulator: str, physics: str = "d4rl", horizon: int | None = None) -> gymnasium.Env:
+    """The simulator as a Gymnasium environment that truncates at `horizon` (None: its own); a seed fixes an episode.
 
     Observations are Box [observation_dim] float64, actions Box ±1 [action_dim] float32 and expected within
     the box. `.unwrapped.set_state(qpos, qvel)` puts it into a state. Raises UserError for an unknown
@@ -57,4 +57,4 @@ def make(simulator: str, physics: str = "d4rl") -> gymnasium.Env:
     log_warnings()
     entry = SIMULATORS[simulator]
     env = importlib.import_module(entry.module).make(simulator, physics)
-    return gymnasium.wrappers.TimeLimit(env, max_episode_steps=entry.horizon)
+    return gymnasium.wrappers.TimeLimit(env, max_episode_steps=horizon or entry.horizon)
