@@ -52,15 +52,16 @@ def train(members: list[Settings], defaults: Settings, overrides: list[str]) -> 
     task = instantiate(constructor_arguments("env", shared["env"]), _convert_="all")
     data = task.transitions()
 
+    from iql.packs import packs_of
     from iql.reporting import figures
-    from iql.runs import Run, packs
+    from iql.runs import Run
 
     runs = [Run(settings, defaults, task.digest) for settings in members]
     for run in runs:
         if run.summary is not None:
             log.info("done already: %s", run.directory)
             run.drop_leftovers()
-    for pack in packs(runs):
+    for pack in packs_of(runs):
         train_pack(pack, task, data, overrides)
     for run in runs:
         if run.summary is not None and not (run.directory / "curve.png").exists():

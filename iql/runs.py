@@ -147,20 +147,3 @@ class Run:
         """Delete what a finished run no longer needs."""
         (self.directory / "failed.json").unlink(missing_ok=True)
         checkpoints.remove(self.checkpoints)
-
-
-def packs(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs that are to be trained, as the packs that must be trained together.
-
-    Runs that began as one pack go on as it, so that their numbers stay those of an undisturbed pack (the
-    finished ones of it idle); runs that began alone go on alone; the fresh ones make one pack.
-    """
-    by_id = {run.id: run for run in runs}
-    unfinished = [run for run in runs if run.summary is None]
-    began = {run.id: tuple(run.lives[-1]["pack"]) for run in unfinished if run.lives}
-    together = dict.fromkeys(pack for pack in began.values() if all(member in by_id for member in pack))
-    taken = {member for pack in together for member in pack}
-    left = [run for run in unfinished if run.id not in taken]
-    alone = [run for run in left if checkpoints.updates_in(run.checkpoints)]
-    fresh = [run for run in left if run not in alone]
-    return [[by_id[member] for member in pack] for pack in together] + [[run] for run in alone] + [fresh] * bool(fresh)

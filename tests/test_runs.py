@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from iql import checkpoints, config
 from iql.errors import UserError
 from iql.metrics import MetricsFile, read_metrics
-from iql.runs import Run, configuration_name, packs
+from iql.packs import packs_of
+from iql.runs import Run, configuration_name
 from iql.storage import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,32 +90,32 @@ def began(run: Run, *pack: Run) -> None:
 
 
 def test_fresh_runs_make_one_pack(runs):
-    assert packs(runs) == [runs]
+    assert packs_of(runs) == [runs]
 
 
 def test_runs_that_began_as_a_pack_go_on_as_it_and_the_finished_one_keeps_its_place(runs):
     for run in runs[:3]:
         began(run, *runs[:3])
     write_json(runs[1].directory / "summary.json", {})
-    assert packs(runs) == [runs[:3], [runs[3]]]
+    assert packs_of(runs) == [runs[:3], [runs[3]]]
 
 
 def test_a_member_killed_before_its_manifest_still_belongs_to_its_pack(runs):
     began(runs[0], runs[0], runs[1])
-    assert packs(runs[:2]) == [runs[:2]]
+    assert packs_of(runs[:2]) == [runs[:2]]
 
 
 def test_a_run_taken_out_of_its_pack_goes_on_alone(runs):
     began(runs[0], *runs)
     checkpoints.write(checkpoints.path_of(runs[0].checkpoints, 5), {})
-    assert packs([runs[0]]) == [[runs[0]]]
+    assert packs_of([runs[0]]) == [[runs[0]]]
 
 
 def test_finished_runs_make_no_pack(runs):
     for run in runs:
         began(run, *runs)
         write_json(run.directory / "summary.json", {})
-    assert packs(runs) == []
+    assert packs_of(runs) == []
 
 
 def test_metrics_are_cut_back_and_not_finite_numbers_are_null(tmp_path):

@@ -272,6 +272,18 @@ def test_when_all_checkpoints_are_damaged_nothing_is_restarted_silently(train):
     assert sorted((directory / "checkpoints").glob("*.ckpt")) == files
 
 
+def test_a_pack_without_a_sound_checkpoint_in_common_is_not_restarted_silently(train):
+    assert train("seed=[0,1]", patch=stop_at(50)).returncode == -signal.SIGKILL
+    first, second = ((directory / "checkpoints") for directory in train.directories())
+    harm(first / "update=000000020.ckpt", "flipped")
+    harm(second / "update=000000040.ckpt", "flipped")
+    result = train("seed=[0,1]")
+    assert result.returncode == 1
+    assert "no sound checkpoint in common" in result.stderr
+    assert str(first / "update=000000020.ckpt") in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def harm(path: Path, damage: str) -> None:
     content = bytearray(path.read_bytes())
     if damage == "flipped":

@@ -1,0 +1,213 @@
+"""The runs that one process trains side by side: taken up, recorded, saved, failed and closed together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from iql import checkpoints
+from iql.errors import UserError
+from iql.learner import IQL
+from iql.leases import Leases
+from iql.metrics import Record
+from iql.provenance import differences, this_life
+from iql.runs import Run
+from iql.storage import remove_temporaries
+from iql.tracking import RunInfo, Tracker
+
+log = logging.getLogger(__name__)
+
+_ADVICE = "Put a sound one back, or delete the runs' directories to train them anew"
+
+
+@dataclass
+class Member:
+    """A run in its place of the pack. idle: it is computed with the others and nothing of it is kept."""
+
+    run: Run
+    place: int
+    trackers: list[Tracker]
+    idle: bool = False
+
+
+@dataclass
+class Position:
+    """How far a pack is, besides the learner's own state.
+
+    evaluated      the last update whose evaluation is done
+    train_seconds  spent in updates, over all lives
+    wall_seconds   spent in all, over all lives
+    """
+
+    evaluated: int = 0
+    train_seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+
+class Pack:
+    """The members with the learner that trains them. What is written is checked against the leases first."""
+
+    def __init__(self, runs: Sequence[Run], trackers: Sequence[list[Tracker]], learner: IQL, leases: Leases):
+        self.members = [
+            Member(run, place, own, idle=run.summary is not None)
+            for place, (run, own) in enumerate(zip(runs, trackers, strict=True))
+        ]
+        self.learner = learner
+        self.leases = leases
+
+    @property
+    def live(self) -> list[Member]:
+        """The members whose numbers are kept."""
+        return [member for member in self.members if not member.idle]
+
+    def take_up(self, overrides: Sequence[str], facts: dict[str, Any]) -> Position:
+        """Put the learner where the newest checkpoint that all live members have left it, or at update 0.
+
+        Begins a life of each live run and starts its trackers. Raises UserError if damaged checkpoints leave
+        none in common: nothing is restarted silently.
+        """
+        states, damaged = {}, []
+        for member in self.live:
+            states[member.place], lines = checkpoints.sound(member.run.checkpoints)
+            damaged += lines
+        self._set_failed_aside()
+        kept = [set(states[member.place]) for member in self.live]
+        common = set.intersection(*kept)
+        if all(kept) and not common:
+            raise UserError(f"the pack's runs have no sound checkpoint in common: {'; '.join(damaged)}. {_ADVICE}")
+        update = max(common, default=0)
+        for line in damaged:
+            log.warning("%s; going on from %s", line, f"update {update}" if update else "the start")
+        position = Position()
+        for member in self.members:
+            if member.idle:
+                self._keep_company(member)
+                continue
+            state = states[member.place].get(update)
+            self._begin(member, state, update, overrides, facts)
+            if state is not None:
+                position = Position(**state["position"])
+        self.learner.update_count = update
+        return position
+
+    def record(self, member: Member, record: Record) -> None:
+        """Keep a record of a live member, and mirror it."""
+        if member.idle:
+            return
+        member.run.metrics.append(record)
+        if member.run.metrics.due:
+            self.leases.check(member.run.directory)
+            member.run.metrics.flush()
+        for tracker in member.trackers:
+            tracker.log(record)
+
+    def save(self, position: Position, keep: int) -> None:
+        """A checkpoint of every live member, then the pruning of all: a kill in between leaves one in common."""
+        update = self.learner.update_count
+        for member, finite in zip(self.members, self.learner.finite(), strict=True):
+            if not member.idle and not finite:
+                self.fail(member, "a weight is not finite (NaN or infinite)")
+        for member in self.live:
+            self.leases.check(member.run.directory)
+            state = {
+                "learner": self.learner.state(member.place),
+                "metrics_bytes": member.run.metrics.flush(sync=True),
+                "position": asdict(position),
+            }
+            checkpoints.write(checkpoints.path_of(member.run.checkpoints, update), state)
+        for member in self.live:
+            newest = checkpoints.updates_in(member.run.checkpoints)
+            checkpoints.prune(member.run.checkpoints, newest[:keep])
+
+    def fail(self, member: Member, reason: str) -> None:
+        """Stop one member for good and keep its last checkpoint; the others go on."""
+        update = self.learner.update_count
+        self.leases.check(member.run.directory)
+        member.run.metrics.flush(sync=True)
+        member.run.fail(update, reason)
+        member.idle = True
+        log.error("%s stops at update %d: %s; its last checkpoint is kept", member.run.id, update, reason)
+        self.close(member, None, exit_code=1)
+
+    def close(self, member: Member, summary: Record | None, exit_code: int) -> None:
+        """End a member's trackers; doing so again does nothing."""
+        for tracker in member.trackers:
+            tracker.finish(summary, exit_code)
+        member.trackers = []
+
+    def _set_failed_aside(self) -> None:
+        # A failed member must not hold the others back; when only failed ones are left, they are tried again.
+        sound = [member for member in self.live if member.run.failure is None]
+        if sound:
+            for member in self.live:
+                member.idle = member not in sound
+
+    def _keep_company(self, member: Member) -> None:
+        # An idle member's numbers go nowhere; finite ones keep the simulators calm.
+        try:
+            saved = checkpoints.read(member.run.directory / "networks.ckpt")
+        except (OSError, checkpoints.Damaged):
+            return
+        self.learner.load_networks(member.place, saved["networks"])
+
+    def _begin(
+        self,
+        member: Member,
+        state: dict[str, Any] | None,
+        update: int,
+        overrides: Sequence[str],
+        facts: dict[str, Any],
+    ) -> None:
+        run = member.run
+        life = this_life(
+            [other.run.id for other in self.members],
+            update,
+            str(self.learner.device),
+            torch.get_num_threads(),
+            torch.backends.cpu.get_cpu_capability(),
+        )
+        if state is None:
+            run.metrics.cut(0)
+        else:
+            for difference in differences(run.lives[-1], life) if run.lives else ():
+                log.warning("%s: %s; the last bits may differ from an undisturbed run's", run.id, difference)
+            self.learner.load(member.place, state["learner"])
+            run.metrics.cut(state["metrics_bytes"])
+        (run.directory / "failed.json").unlink(missing_ok=True)
+        remove_temporaries(run.directory)
+        run.begin_life(life, overrides, facts)
+        env = run.settings["env"]["name"]
+        info = RunInfo(
+            directory=run.directory,
+            id=run.tracking_id,
+            name=run.id,
+            group=run.group,
+            job_type=env,
+            tags=(env, run.settings["sweep"]),
+            config=run.settings,
+            metrics=run.metrics.path,
+            resumed=update > 0,
+        )
+        for tracker in member.trackers:
+            tracker.start(info)
+
+
+def packs_of(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs that are to be trained, as the packs that must be trained together.
+
+    Runs that began as one pack go on as it, so that their numbers stay those of an undisturbed pack (the
+    finished ones of it idle); runs that began alone go on alone; the fresh ones make one pack.
+    """
+    by_id = {run.id: run for run in runs}
+    unfinished = [run for run in runs if run.summary is None]
+    began = {run.id: tuple(run.lives[-1]["pack"]) for run in unfinished if run.lives}
+    together = dict.fromkeys(pack for pack in began.values() if all(member in by_id for member in pack))
+    taken = {member for pack in together for member in pack}
+    left = [run for run in unfinished if run.id not in taken]
+    alone = [run for run in left if checkpoints.updates_in(run.checkpoints)]
+    fresh = [run for run in left if run not in alone]
+    return [[by_id[member] for member in pack] for pack in together] + [[run] for run in alone] + [fresh] * bool(fresh)
