@@ -58,6 +58,21 @@ def half(path, *parts):
 checkpoints.replace_file = half
 """
 
+# ... in the middle of an evaluation.
+KILL_IN_EVALUATION = """
+import os, signal
+from gymnasium.vector import SyncVectorEnv
+real = SyncVectorEnv.step
+steps = 0
+def step(self, actions):
+    global steps
+    steps += 1
+    if steps == {number}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, actions)
+SyncVectorEnv.step = step
+"""
+
 SLOW = """
 import time
 from iql.learner import IQL
@@ -160,6 +175,13 @@ def test_kill_9_while_files_are_made_durable_leaves_no_trace(train, undisturbed,
 def test_kill_9_between_writing_and_renaming_leaves_no_trace(train, undisturbed):
     for number in (4, 7, 5):
         killed = train("seed=[0,1]", patch=KILL_AT.format(function="replace", number=number))
+        assert killed.returncode == -signal.SIGKILL
+    finish_and_compare(train, undisturbed)
+
+
+def test_kill_9_in_the_middle_of_an_evaluation_leaves_no_trace(train, undisturbed):
+    for number in (150, 450, 700):  # an evaluation takes 300 steps
+        killed = train("seed=[0,1]", patch=KILL_IN_EVALUATION.format(number=number))
         assert killed.returncode == -signal.SIGKILL
     finish_and_compare(train, undisturbed)
 
