@@ -120,6 +120,16 @@ def test_a_measured_update_is_the_same_update(data):
     assert largest_difference(plain.network_state(0), measured.network_state(0)) == 0.0
 
 
+def test_mean_actions_are_clipped_to_the_bounds():
+    learner = make_learner([0], variant="iql_gwthomas")
+    for kernel in learner.policy.net.kernels:
+        kernel.data.mul_(10)
+    actions = learner.mean_actions(torch.randn(1, 50, OBSERVATION_DIM))
+    unclipped, _ = learner.policy(torch.randn(1, 50, OBSERVATION_DIM))
+    assert unclipped.abs().max() > 1
+    assert actions.abs().max() == 1
+
+
 def test_not_finite_weights_are_seen_in_their_member_alone():
     learner = make_learner([0, 1, 2])
     learner.networks["policy"].net.kernels[0].data[1, 0, 0] = float("nan")

@@ -58,8 +58,8 @@ def half(path, *parts):
 checkpoints.replace_file = half
 """
 
-# ... in the middle of an evaluation.
-KILL_IN_EVALUATION = """
+# ... or is sent a signal, in the middle of an evaluation.
+SIGNAL_IN_EVALUATION = """
 import os, signal
 from gymnasium.vector import SyncVectorEnv
 real = SyncVectorEnv.step
@@ -68,7 +68,7 @@ def step(self, actions):
     global steps
     steps += 1
     if steps == {number}:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.{signal})
     return real(self, actions)
 SyncVectorEnv.step = step
 """
@@ -181,8 +181,16 @@ def test_kill_9_between_writing_and_renaming_leaves_no_trace(train, undisturbed)
 
 def test_kill_9_in_the_middle_of_an_evaluation_leaves_no_trace(train, undisturbed):
     for number in (150, 450, 700):  # an evaluation takes 300 steps
-        killed = train("seed=[0,1]", patch=KILL_IN_EVALUATION.format(number=number))
+        killed = train("seed=[0,1]", patch=SIGNAL_IN_EVALUATION.format(number=number, signal="SIGKILL"))
         assert killed.returncode == -signal.SIGKILL
+    finish_and_compare(train, undisturbed)
+
+
+def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_does_it_whole(train, undisturbed):
+    # In the first evaluation, again where the resumed run begins with it, and in the rollouts of the map.
+    for number in (150, 100, 1000):
+        stopped = train("seed=[0,1]", patch=SIGNAL_IN_EVALUATION.format(number=number, signal="SIGTERM"))
+        assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     finish_and_compare(train, undisturbed)
 
 

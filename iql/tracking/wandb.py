@@ -106,8 +106,8 @@ class WandbTracker:
     def _open(self, wandb: ModuleType, info: RunInfo) -> None:
         folder = info.directory / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass  # W&B moves to /tmp without a word from a folder that it cannot write to
+        # W&B moves to /tmp without a word from a folder that it cannot write to: find out first.
+        tempfile.TemporaryFile(dir=folder).close()
         settings = start_service(wandb, self._init_timeout, FINISH_SECONDS)
         mode, reason = resolve_mode(wandb, self._mode)
         level = logging.INFO
