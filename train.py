@@ -46,7 +46,7 @@ def compose_and_train(config: DictConfig) -> float | None:
 def train(members: list[Settings], defaults: Settings, overrides: list[str]) -> float | None:
     """Train the members of a pack side by side, skipping those that are done.
 
-    Returns the mean over the members of the mean score of their last ten evaluations.
+    Returns the mean over the members of the mean score of their last ten evaluations, None without an evaluation.
     """
     shared = members[0]
     task = instantiate(constructor_arguments("env", shared["env"]), _convert_="all")
@@ -115,24 +115,34 @@ def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> N
 
 
 def conclude(runs: list[Any], task: Any) -> float | None:
-    """Print what the finished runs came to; returns the mean of their last-ten scores."""
+    """Print what the finished runs came to; returns the mean of their last-ten scores, None without an evaluation."""
     summaries = [(run, run.summary) for run in runs]
     for run, summary in summaries:
         if summary is None:
             print(f"not finished: {run.directory}")
             continue
-        reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
-        shown = f"score {summary['score']:.1f} ({summary['headline']}), best {summary['best_score']:.1f}"
-        speed = f"{summary['updates_per_second']:.0f} updates/s, {summary['wall_seconds']:.0f} s"
         own = ", data of your own" if summary["data"].get("custom") else ""
-        print(f"{run.label}: {shown}{reached}, {summary['episodes']} episodes an evaluation{own}, {speed}")
+        speed = f"{summary['updates_per_second']:.0f} updates/s, {summary['wall_seconds']:.0f} s"
+        print(f"{run.label}: {outcome(summary)}{own}, {speed}")
         print(f"  {run.directory}")
     for line in getattr(task, "baselines", list)():
         print(line)
     scores = [summary["last10_score"] for _, summary in summaries if summary is not None]
     if len(scores) < len(runs):
         raise UserError("not every run finished; see above")
-    return sum(scores) / len(scores)
+    return None if None in scores else sum(scores) / len(scores)
+
+
+def outcome(summary: dict[str, Any]) -> str:
+    """A finished run's score, or without an evaluation its losses, in a few words."""
+    if not summary["evaluations"]:
+        losses = ", ".join(f"{name} {loss:.3g}" for name, loss in summary["losses"].items() if loss is not None)
+        return f"not evaluated, losses at the end: {losses or 'not logged'}"
+    plain = summary["data"].get("scored") == "return"
+    shown = f"{'return' if plain else 'score'} {summary['score']:.1f} ({summary['headline']}"
+    shown += f"{', no references for a score' if plain else ''}), best {summary['best_score']:.1f}"
+    reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
+    return f"{shown}{reached}, {summary['episodes']} episodes an evaluation"
 
 
 def main() -> None:

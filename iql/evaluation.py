@@ -33,9 +33,14 @@ class Episodes:
     observations: list[np.ndarray]
 
 
-def episode_seeds(seed: int, update: int, episodes: int) -> list[int]:
-    """The environment seeds of one evaluation, each below 2³¹."""
-    return [key(seed, f"evaluation/{update}/{episode}") % (1 << 31) for episode in range(episodes)]
+def episode_seeds(seed: int, update: int, episodes: int, run_seeded: bool = False) -> list[int]:
+    """The environment seeds of one evaluation, each below 2³¹.
+
+    With `run_seeded` the bits from 31 up hold a number of the run's own, never 0, for what all its episodes
+    share (antmaze v0's goal).
+    """
+    shared = (1 + key(seed, "evaluation") % (1 << 31)) << 31 if run_seeded else 0
+    return [shared + key(seed, f"evaluation/{update}/{episode}") % (1 << 31) for episode in range(episodes)]
 
 
 def evaluate(

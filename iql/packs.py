@@ -180,14 +180,13 @@ class Pack:
         (run.directory / "failed.json").unlink(missing_ok=True)
         remove_temporaries(run.directory)
         run.begin_life(life, overrides, facts)
-        env = run.settings["env"]["name"]
         info = RunInfo(
             directory=run.directory,
             id=run.tracking_id,
             name=run.id,
             group=run.group,
-            job_type=env,
-            tags=(env, run.settings["sweep"]),
+            job_type=run.env,
+            tags=(run.env, run.settings["sweep"]),
             config=run.settings,
             metrics=run.metrics.path,
             resumed=update > 0,

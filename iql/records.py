@@ -10,7 +10,7 @@ import numpy as np
 
 from iql.evaluation import Episodes
 from iql.tasks import Task
-from iql.tasks.maze2d import OFFSET, Maze
+from iql.tasks.mazes import Maze
 
 
 def evaluation_record(update: int, scores: np.ndarray, episodes: Episodes, seconds: float) -> dict[str, Any]:
@@ -30,29 +30,37 @@ def evaluation_record(update: int, scores: np.ndarray, episodes: Episodes, secon
 
 
 def summary(
-    settings: dict[str, Any], evaluations: Sequence[dict[str, Any]], task: Task, facts: dict[str, Any]
+    settings: dict[str, Any],
+    train: Sequence[dict[str, Any]],
+    evaluations: Sequence[dict[str, Any]],
+    task: Task,
+    facts: dict[str, Any],
+    success: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """What a run came to: its scores, each labelled, and all that a score needs beside it.
 
-    score is the headline: the mean of the last ten evaluations, or the final one. success_rate, in mazes,
-    is the share of the final evaluation's episodes that reached the goal.
+    score is the headline: the mean of the last ten evaluations, or the final one; all scores are None without
+    an evaluation. losses are the means of the last ten train records. success [E] says, in mazes, which
+    episodes of the final evaluation reached the goal.
     """
     scores = [record["score"] for record in evaluations]
-    returns = evaluations[-1]["returns"]
-    last10 = float(np.mean(scores[-10:]))
+    last10 = float(np.mean(scores[-10:])) if scores else None
+    final = scores[-1] if scores else None
     headline = settings["evaluation"]["headline"]
+    losses = {name: [record[f"{name}_loss"] for record in train[-10:]] for name in ("value", "q", "policy")}
     data = task.facts()
     return {
         "env": settings["env"]["name"],
         "seed": settings["seed"],
         "updates": settings["updates"],
         "headline": headline,
-        "score": last10 if headline == "last10" else scores[-1],
-        "final_score": scores[-1],
+        "score": last10 if headline == "last10" else final,
+        "final_score": final,
         "last10_score": last10,
-        "best_score": max(scores),
-        "final_returns": returns,
-        "success_rate": float(np.mean(np.array(returns) > 0)) if task.maze is not None else None,
+        "best_score": max(scores, default=None),
+        "final_returns": evaluations[-1]["returns"] if evaluations else None,
+        "success_rate": float(success.mean()) if success is not None else None,
+        "losses": {name: float(np.mean(values)) if values else None for name, values in losses.items()},
         "episodes": settings["evaluation"]["episodes"],
         "evaluations": len(scores),
         **facts,
@@ -62,10 +70,18 @@ def summary(
     }
 
 
+def successes(maze: Maze, episodes: Episodes) -> np.ndarray:
+    """Which episodes reached the maze's goal, [E] bool: by the sparse reward, in dense mazes by the way taken."""
+    if not maze.dense:
+        return episodes.returns > 0
+    return np.array([maze.reached(observations[1:, :2]).any() for observations in episodes.observations])
+
+
 def value_map(maze: Maze, values: Callable[[np.ndarray], np.ndarray], episodes: Episodes) -> bytes:
     """The content of map.npz: V over the maze's free space and an evaluation's paths, for a picture of both.
 
-    values gives V [G] of observations [G, 4]; arrays lead with x (reporting.figures says how they are read).
+    values gives V [G] of observations [G, observation_dim], whose first two entries are x and y; arrays
+    lead with x (reporting.figures says how they are read).
     """
     grid = maze.grid()
     paths = np.full((len(episodes.observations), int(episodes.lengths.max()) + 1, 2), np.nan, np.float32)
@@ -77,9 +93,8 @@ def value_map(maze: Maze, values: Callable[[np.ndarray], np.ndarray], episodes: 
         values=grid.image(values(grid.observations)).T,
         extent=np.array(maze.extent),
         walls=maze.walls,
-        offset=np.array([OFFSET, OFFSET]),
         goal=maze.goal,
         paths=paths,
-        success=episodes.returns > 0,
+        success=successes(maze, episodes),
     )
     return buffer.getvalue()

@@ -22,7 +22,7 @@ GROUP_LENGTH = 128  # W&B's limit
 # Settings that cannot change a number, by dotted key or section.
 _UNDECIDING = re.compile(
     r"(seed|device|threads|runs|sweep|log_every|checkpoint\..*|tracker.*"
-    r"|env\.(path|url|rows|recipe\..*|corl.*)|evaluation\.(num_envs|headline)"
+    r"|env\.(name|path|dataset|url|rows|recipe\..*|corl.*)|evaluation\.(num_envs|headline)"
     r"|algorithm\.(initialization|policy_mean)|network\.hidden_dims)$"
 )
 
@@ -64,6 +64,8 @@ def configuration_name(settings: Settings, defaults: Settings, digest: str) -> s
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, list):
         return "x".join(map(str, value))
     return str(value).rpartition(".")[2] if isinstance(value, str) else str(value)
@@ -80,7 +82,8 @@ class Run:
         self.settings = settings
         self.seed: int = settings["seed"]
         self.configuration = configuration_name(settings, defaults, digest)
-        self.id = f"{settings['env']['name']}/{self.configuration}/seed={self.seed}"
+        self.env = re.sub(r"[^\w.+-]+", "-", settings["env"]["name"]).strip("-.") or "env"  # one folder's name
+        self.id = f"{self.env}/{self.configuration}/seed={self.seed}"
         self.directory = Path(settings["runs"]) / settings["sweep"] / self.id
         self.checkpoints = self.directory / "checkpoints"
         self.metrics = MetricsFile(self.directory / "metrics.jsonl")
@@ -99,7 +102,7 @@ class Run:
     @property
     def group(self) -> str:
         """What the seeds of this configuration share, short enough for a tracker."""
-        whole = f"{self.settings['env']['name']}/{self.configuration}"
+        whole = f"{self.env}/{self.configuration}"
         return whole if len(whole) <= GROUP_LENGTH else f"{whole[: GROUP_LENGTH - 9]}-{whole[-8:]}"
 
     @property

@@ -68,7 +68,7 @@ class D4RLTask(Target):
     ref_max: float
     reward: Reward
     path: Annotated[str, Field(min_length=1)] | None = None
-    physics: Literal["d4rl", "gymnasium"]
+    physics: Literal["d4rl", "gymnasium", "legacy"]
     normalize: bool
     recipe: Recipe
     corl: Corl | None = None
@@ -77,6 +77,29 @@ class D4RLTask(Target):
 class MadeMaze2d(D4RLTask):
     made_rows: Annotated[int, Field(ge=1000, le=100_000_000)]
     made_seed: Annotated[int, Field(ge=0)]
+
+
+class AntMazeTask(D4RLTask):
+    goal: Literal["run", "episode"]
+
+
+class OwnData(Target):
+    name: Annotated[str, Field(min_length=1)] | None
+    horizon: Count | None
+    reward: Reward
+    ref_min: float | None
+    ref_max: float | None
+    normalize: bool
+    recipe: Recipe
+
+
+class FileTask(OwnData):
+    path: Annotated[str, Field(min_length=1)] | None
+    gym_id: Annotated[str, Field(min_length=1)] | None
+
+
+class MinariTask(OwnData):
+    dataset: Annotated[str, Field(min_length=1)] | None
 
 
 class Algorithm(Target):
@@ -136,7 +159,7 @@ class Checkpoint(Node):
 
 
 class Evaluation(Node):
-    every: Count
+    every: Count | None
     episodes: Count
     headline: Headline
     num_envs: Count | None
@@ -166,7 +189,10 @@ class Run(Node):
 # What we know of our own classes; a user's are held to their signature.
 SCHEMAS: dict[str, type[Target]] = {
     "iql.tasks.d4rl.D4RLTask": D4RLTask,
+    "iql.tasks.d4rl.AntMazeTask": AntMazeTask,
     "iql.tasks.made.MadeMaze2d": MadeMaze2d,
+    "iql.tasks.custom.FileTask": FileTask,
+    "iql.tasks.minari.MinariTask": MinariTask,
     "iql.learner.IQL": Algorithm,
     "iql.networks.Value": Perceptron,
     "iql.networks.TwinQ": Perceptron,

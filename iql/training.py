@@ -18,7 +18,7 @@ from iql.leases import Leases
 from iql.metrics import read_metrics
 from iql.packs import Pack
 from iql.progress import Progress
-from iql.records import evaluation_record, summary, value_map
+from iql.records import evaluation_record, successes, summary, value_map
 from iql.runs import Run
 from iql.signals import Stopped, StopSignals
 from iql.storage import replace_file
@@ -49,7 +49,9 @@ class Training:
         self.batches = Batches(data, [run.seed for run in runs], self.settings["batch_size"], learner.device)
         evaluation = self.settings["evaluation"]
         episodes = len(runs) * evaluation["episodes"]
-        self.envs = task.make_envs(min(evaluation["num_envs"] or episodes, episodes))
+        self.envs = None
+        if evaluation["every"] is not None:
+            self.envs = task.make_envs(min(evaluation["num_envs"] or episodes, episodes))
 
     def run(self) -> None:
         """Train to the end. Raises Stopped on a signal, UserError if no member could finish."""
@@ -67,14 +69,15 @@ class Training:
                 self._finish()
             finally:
                 self.progress.close()
-                self.envs.close()
+                if self.envs is not None:
+                    self.envs.close()
                 for member in self.pack.live:
                     self.pack.close(member, None, exit_code=1)
 
     def _train(self) -> None:
         settings = self.settings
         log_every, updates = settings["log_every"], settings["updates"]
-        evaluation, checkpoint = settings["evaluation"], settings["checkpoint"]
+        checkpoint = settings["checkpoint"]
         since, counted = time.monotonic(), self.learner.update_count
         self._evaluate_if_due()
         if self.signals.received:  # the evaluation is due still, and the checkpoint says so
@@ -83,7 +86,7 @@ class Training:
             number = self.learner.update_count
             metrics = self.learner.update(self.batches.at(number), measure=(number + 1) % log_every == 0)
             number += 1
-            due = number % evaluation["every"] == 0 or number == updates
+            due = self._evaluation_due(number)
             save = number % checkpoint["every"] == 0 or number == updates
             if metrics is not None or due or save or self.signals.received:
                 now = time.monotonic()
@@ -117,10 +120,13 @@ class Training:
                 self.pack.fail(member, "a loss is not finite (NaN or infinite)")
         self.progress.train(update, records)
 
+    def _evaluation_due(self, update: int) -> bool:
+        every = self.settings["evaluation"]["every"]
+        return every is not None and (update % every == 0 or update == self.settings["updates"])
+
     def _evaluate_if_due(self) -> None:
         update = self.learner.update_count
-        due = update % self.settings["evaluation"]["every"] == 0 or update == self.settings["updates"]
-        if not due or update == self.position.evaluated:
+        if not self._evaluation_due(update) or update == self.position.evaluated:
             return
         began = time.monotonic()
         try:
@@ -136,7 +142,9 @@ class Training:
 
     def _rollouts(self, update: int, keep_observations: bool = False) -> list[Episodes]:
         episodes = self.settings["evaluation"]["episodes"]
-        seeds = [episode_seeds(run.seed, update, episodes) for run in self.runs]
+        shared = getattr(self.task, "run_seeded", False)
+        seeds = [episode_seeds(run.seed, update, episodes, shared) for run in self.runs]
+        assert self.envs is not None
         return evaluate(self._act, self.envs, seeds, lambda: bool(self.signals.received), keep_observations)
 
     def _act(self, observations: np.ndarray) -> np.ndarray:
@@ -149,8 +157,9 @@ class Training:
     def _finish(self) -> None:
         """Every live run's end: final networks, a maze's map, summary (which makes it done), trackers."""
         update = self.learner.update_count
+        maze = self.task.maze if self.envs is not None else None
         played: list[Episodes] = []
-        if self.task.maze is not None:
+        if maze is not None:
             try:
                 played = self._rollouts(update, keep_observations=True)
             except Interrupted:
@@ -166,10 +175,12 @@ class Training:
                 "observation_std": torch.from_numpy(self.observation_std),
             }
             checkpoints.write(run.directory / "networks.ckpt", networks)
-            if self.task.maze is not None:
-                content = value_map(self.task.maze, self._values(member.place), played[member.place])
+            success = None
+            if maze is not None:
+                success = successes(maze, played[member.place])
+                content = value_map(maze, self._values(member.place), played[member.place])
                 replace_file(run.directory / "map.npz", content)
-            outcome = self._summary(run)
+            outcome = self._summary(run, success)
             self.pack.leases.check(run.directory)
             run.finish(outcome)
             self.pack.close(member, outcome, exit_code=0)
@@ -184,15 +195,15 @@ class Training:
 
         return values
 
-    def _summary(self, run: Run) -> dict[str, Any]:
+    def _summary(self, run: Run, success: np.ndarray | None) -> dict[str, Any]:
         facts = {
             "pack": len(self.runs),
             "device": str(self.learner.device),
             "wall_seconds": round(self._wall(), 3),
             "updates_per_second": round(self.learner.update_count / max(self.position.train_seconds, 1e-9), 2),
         }
-        _, evaluations = read_metrics(run.directory)
-        return summary(run.settings, evaluations, self.task, facts)
+        train, evaluations = read_metrics(run.directory)
+        return summary(run.settings, train, evaluations, self.task, facts, success)
 
     def _wall(self) -> float:
         return time.monotonic() - self._entered

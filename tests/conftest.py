@@ -53,7 +53,9 @@ class Trainer:
 
     def command(self, *overrides: str, patch: str = "") -> list[str]:
         """The command line; `patch` is Python that runs before train.py."""
-        arguments = [*SMALL, f"runs={self.runs}", *overrides]
+        own_env = any(override.startswith("env=") for override in overrides)  # then there is no data to be made
+        small = [override for override in SMALL if not (own_env and override.startswith("env."))]
+        arguments = [*small, f"runs={self.runs}", *overrides]
         if not patch:
             return [sys.executable, str(ROOT / "train.py"), *arguments]
         code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = {str(ROOT / 'train.py')!r}\n{patch}\n"

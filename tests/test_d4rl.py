@@ -132,7 +132,7 @@ def test_data_that_cannot_be_trusted_is_refused(write, changes, message):
 
 
 def test_nan_is_found_in_whichever_block_it_lies(write, monkeypatch):
-    monkeypatch.setattr("iql.tasks.hdf5.BLOCK", 4)
+    monkeypatch.setattr("iql.tasks.rows.BLOCK", 4)
     observations = content(11)["observations"]
     observations[9, 10] = np.nan
     with pytest.raises(UserError, match="observations holds NaN, first in row 9"):
@@ -177,7 +177,7 @@ def test_a_file_of_another_robot_names_the_sizes_and_who_they_fit(write):
         hopper(path).transitions()
     assert "env=halfcheetah-… or walker2d-…" in str(refused.value)
     path = write(observations=np.zeros((6, 5)))
-    with pytest.raises(UserError, match="5 entries and actions of 3.*no simulator here has those sizes"):
+    with pytest.raises(UserError, match="5 entries and actions of 3.*for data of other sizes there is env=hdf5"):
         hopper(path).transitions()
 
 

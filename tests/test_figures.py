@@ -87,32 +87,32 @@ def test_learning_curve_of_a_run_that_has_little(run: Path, records: list[dict])
     assert imread(learning_curve(run)).shape[2] >= 3
 
 
-def write_map(directory: Path, rows: int = 5, columns: int = 7, episodes: int = 3) -> None:
-    """Free cells inside a border; V is highest in the cell of small x and large y."""
+def write_map(directory: Path, rows: int = 5, columns: int = 7, episodes: int = 3, side: float = 1.0) -> None:
+    """Free cells of that side inside a border; V is highest in the cell of small x and large y."""
     walls = np.ones((rows, columns), bool)
     walls[1:-1, 1:-1] = False
-    offset, scale = 0.2, 10
+    corner, scale = -0.3, 10
     values = np.zeros((rows * scale, columns * scale), np.float32)
     values[scale : 2 * scale, (columns - 2) * scale : (columns - 1) * scale] = 1.0
     values[np.kron(walls, np.ones((scale, scale), bool))] = np.nan
     paths = np.full((episodes, 51, 2), np.nan, np.float32)
-    paths[:, :20, 0] = np.linspace(rows - 2 + offset, 1.2, 20)  # from large x, at small y
-    paths[:, :20, 1] = 1.2
+    paths[:, :20, 0] = corner + side * np.linspace(rows - 1.5, 1.5, 20)  # from large x, at small y
+    paths[:, :20, 1] = corner + side * 1.5
     np.savez(
         directory / "map.npz",
         values=values,
-        extent=np.array([offset - 0.5, rows + offset - 0.5, offset - 0.5, columns + offset - 0.5]),
+        extent=np.array([corner, corner + side * rows, corner, corner + side * columns]),
         walls=walls,
-        offset=np.array([offset, offset]),
-        goal=np.array([1.0, columns - 2.0]),
+        goal=corner + side * np.array([1.5, columns - 1.5]),
         paths=paths,
         success=np.zeros(episodes, bool),
     )
 
 
-def test_value_map_has_x_to_the_right_and_y_upwards(run: Path) -> None:
+@pytest.mark.parametrize("side", [1.0, 4.0])
+def test_value_map_has_x_to_the_right_and_y_upwards(run: Path, side: float) -> None:
     assert value_map(run) is None
-    write_map(run)
+    write_map(run, side=side)
     path = value_map(run)
     assert path == run / "map.png"
     inside = pixels(path, YELLOW)
@@ -122,6 +122,8 @@ def test_value_map_has_x_to_the_right_and_y_upwards(run: Path) -> None:
     start = start[start[:, 1] < 0.85]  # the legend lies below
     assert inside[:, 0].mean() < start[:, 0].mean() - 0.1
     assert inside[:, 1].mean() < 0.4 < 0.6 < start[:, 1].mean()
+    # paths lie on the map to scale: the cell's middle is four cells above the path
+    assert start[:, 1].mean() - inside[:, 1].mean() == pytest.approx(4 * np.ptp(inside[:, 1]), rel=0.05)
 
 
 @pytest.mark.parametrize(("rows", "columns", "episodes"), [(9, 12, 1), (3, 20, 2), (4, 4, 0)])

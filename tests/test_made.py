@@ -17,10 +17,11 @@ import pytest
 
 from iql.errors import UserError
 from iql.tasks.made import MadeMaze2d, make_file, make_waypoint_data
-from iql.tasks.maze2d import MAZES, OFFSET, RADIUS
+from iql.tasks.maze2d import RADIUS
+from iql.tasks.mazes import MAZE2D
 
 ROOT = Path(__file__).parents[1]
-UMAZE = MAZES["maze2d-umaze"]
+UMAZE = MAZE2D["maze2d-umaze"]
 ROWS = 60_000  # for processes that are to be killed: long enough to be hit
 
 MAKER = """
@@ -28,10 +29,10 @@ import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 from iql.errors import UserError
 from iql.tasks.made import make_file
-from iql.tasks.maze2d import MAZES
+from iql.tasks.mazes import MAZE2D
 print("ready", flush=True)
 try:
-    make_file("maze2d-umaze-made", MAZES["maze2d-umaze"], int(sys.argv[1]), 0)
+    make_file("maze2d-umaze-made", MAZE2D["maze2d-umaze"], int(sys.argv[1]), 0)
 except UserError as error:
     sys.exit(f"refused: {error}")
 """
@@ -124,17 +125,17 @@ def test_every_walk_ends_at_its_goals_cell_or_at_the_horizon(data):
         first = end + 1
 
 
-@pytest.mark.parametrize("name", MAZES)
+@pytest.mark.parametrize("name", MAZE2D)
 def test_walks_reach_nearly_all_goals_and_stay_between_the_walls(name):
-    maze = MAZES[name]
+    maze = MAZE2D[name]
     data = make_waypoint_data(maze, 12_000, 1)
     lengths = np.diff(np.flatnonzero(data["timeouts"]))
     assert np.mean(lengths < maze.horizon) > 0.95
     positions = data["observations"][:, :2]
-    cells = np.floor(positions - OFFSET + 0.5).astype(int)
+    cells = np.floor(positions - maze.corner).astype(int)
     assert len(np.unique(cells, axis=0)) > 0.9 * len(maze.free_cells)
     for corner in ([-1, -1], [-1, 1], [1, -1], [1, 1]):  # of the square around the ball; walls give a little
-        touched = np.floor(positions + 0.6 * RADIUS * np.array(corner) - OFFSET + 0.5).astype(int)
+        touched = np.floor(positions + 0.6 * RADIUS * np.array(corner) - maze.corner).astype(int)
         assert not maze.walls[tuple(touched.T)].any()
 
 

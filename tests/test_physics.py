@@ -18,16 +18,18 @@ import numpy as np
 import pytest
 
 from iql.errors import UserError
-from iql.tasks import maze2d, physics
+from iql.tasks import physics
 from iql.tasks.simulators import SIMULATORS, make
 
 TRACES = Path(__file__).parent / "physics"
 ROOT = Path(__file__).parents[1]
 LOCOMOTION = ("hopper", "halfcheetah", "walker2d")
+MAZES = ("maze2d-umaze", "maze2d-medium", "maze2d-large", "antmaze-umaze", "antmaze-medium", "antmaze-large")
 TRACED = {
-    **{f"{name}-v2": name for name in LOCOMOTION},
+    **{f"{name}-v2": name for name in (*LOCOMOTION, "ant")},
     **{f"expert_{name}-v2": name for name in LOCOMOTION},
-    **{name: name for name in ("maze2d-umaze", "maze2d-medium", "door", "hammer", "pen")},
+    **{name: name for name in (*MAZES, "door", "hammer", "pen", "relocate")},
+    "maze2d-large-walls": "maze2d-large",
 }
 
 
@@ -37,13 +39,16 @@ def load(name: str) -> dict[str, np.ndarray]:
 
 
 def prepared(simulator: str, trace: dict[str, np.ndarray], profile: str = "d4rl") -> Any:
-    """The bare simulator, with the trace's door, board or target where it has one."""
+    """The bare simulator, with the trace's door, board, target or goal where it has one."""
     env: Any = make(simulator, profile).unwrapped
     env.reset(seed=0)
     state = {key.removeprefix("state_"): trace[key] for key in trace if key.startswith("state_")}
     if state:
-        state.pop("target_pos", None)  # follows from the hammer's board
+        if simulator == "hammer":
+            state.pop("target_pos")  # follows from the board
         env.set_env_state(state)
+    if simulator.startswith("antmaze-"):
+        env.goal = trace["target"]
     return env
 
 
@@ -73,12 +78,50 @@ def test_every_recorded_step_is_taken_as_the_legacy_stack_took_it(name):
     assert max(errors.values()) < 1e-8, errors
 
 
+def test_a_resting_ant_creeps_a_little_differently():
+    """The one place known where a step is not the legacy stack's: an ant that lies still under constant torques slides
+    at some 1e-6 m/s, at another speed in each. No setting of the solver was found that explains it."""
+    trace = load("ant-v2-resting")
+    errors = step_errors(prepared("ant", trace), trace)
+    assert errors.pop("done") == 0
+    assert max(errors.values()) < 2e-6, errors
+
+
+@pytest.mark.parametrize("name", ["umaze", "medium", "large"])
+def test_the_antmaze_traces_have_ants_at_walls_and_at_the_goal(name):
+    """So that the test above says something of both."""
+    trace = load(f"antmaze-{name}")
+    env = prepared(f"antmaze-{name}", trace)
+    touching = 0
+    for qpos, qvel in zip(trace["qpos"], trace["qvel"], strict=True):
+        env.set_state(qpos, qvel)
+        touching += bool(touched_walls(env))
+    assert touching > 5
+    assert trace["reward"].sum() > 10
+    np.testing.assert_array_equal(trace["reward"] == 1, trace["done"])
+
+
+def test_the_dense_maze2d_rewards_as_the_legacy_stack_did():
+    trace = load("maze2d-large-walls")
+    trace["reward"] = trace["reward_dense"]
+    errors = step_errors(prepared("maze2d-large-dense", trace), trace)
+    assert errors["done"] == 0
+    assert errors["reward"] < 1e-12
+    assert np.ptp(trace["reward"]) > 0.5
+
+
 @pytest.mark.parametrize("name", [name for name in TRACED if not name.startswith("expert_")])
 def test_bodies_have_the_masses_of_mujoco_210(name):
     trace = load(name)
     model = prepared(TRACED[name], trace).model
     for field in ("body_mass", "body_inertia", "body_ipos", "body_iquat"):
         np.testing.assert_allclose(getattr(model, field), trace[f"model_{field}"], rtol=0, atol=1e-12)
+
+
+def touched_walls(env: Any) -> set[str]:
+    """Names of the wall geoms that anything of an antmaze is in contact with."""
+    pairs = env.data.contact.geom[: env.data.ncon].ravel()
+    return {name for name in (env.model.geom(geom).name for geom in pairs) if name.startswith("wall_")}
 
 
 def replay(env: Any, trace: dict[str, np.ndarray], episode: int, steps: int) -> tuple[float, float]:
@@ -130,10 +173,10 @@ def test_the_experts_return_is_the_sum_of_our_rewards_along_its_recorded_states(
     assert total == pytest.approx(trace["episode_returns"][0], abs=1e-8)
 
 
-@pytest.mark.parametrize("name", [*(f"{name}-v2" for name in LOCOMOTION), "maze2d-umaze", "maze2d-medium"])
+@pytest.mark.parametrize("name", [*(f"{name}-v2" for name in (*LOCOMOTION, "ant")), *MAZES])
 def test_the_gymnasium_profile_moves_differently(name):
-    """In the mazes at walls only: so the traces do touch them."""
-    trace = load(name)
+    """In maze2d at walls only: so the traces do touch them, maze2d-large's in its second file."""
+    trace = load("maze2d-large-walls" if name == "maze2d-large" else name)
     assert step_errors(prepared(TRACED[name], trace, "gymnasium"), trace)["qvel"] > 1e-2
 
 
@@ -195,7 +238,9 @@ def test_a_seed_determines_the_episode_whatever_came_before(name):
     assert not np.array_equal(fresh.reset(seed=8)[0], fresh.reset(seed=9)[0])
 
 
-@pytest.mark.parametrize(("name", "noise"), [("hopper", 0.005), ("walker2d", 0.005), ("halfcheetah", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "noise"), [("hopper", 0.005), ("walker2d", 0.005), ("halfcheetah", 0.1), ("ant", 0.1)]
+)
 def test_locomotion_starts_around_the_standing_pose(name, noise):
     env = make(name)
     starts = []
@@ -204,8 +249,10 @@ def test_locomotion_starts_around_the_standing_pose(name, noise):
         data = env.unwrapped.data
         starts.append((data.qpos - env.unwrapped.init_qpos, data.qvel.copy()))
     qpos, qvel = (np.array(part) for part in zip(*starts, strict=True))
+    if name == "ant":  # its quaternion, drawn ± noise too, is normalised
+        qpos = np.delete(qpos, [3, 4, 5, 6], axis=1)
     assert 0.9 * noise < np.abs(qpos).max() <= noise
-    if name == "halfcheetah":
+    if name in ("halfcheetah", "ant"):
         assert qvel.std() == pytest.approx(noise, rel=0.1)
         assert np.abs(qvel).max() > 2 * noise
     else:
@@ -286,88 +333,6 @@ def test_adroits_reward_is_upstreams_with_the_palms_distance_counted_down(name, 
         assert reward == pytest.approx(other - 0.2 * distance, abs=1e-10)
         values.append(reward)
     assert max(values) > 8 and min(values) < 0
-
-
-# Mazes
-
-
-def test_maze_starts_are_uniform_over_free_cells():
-    env = make("maze2d-umaze")
-    maze = env.unwrapped.maze
-    starts = np.array([env.reset(seed=seed)[0] for seed in range(700)])
-    cells = np.rint(starts[:, :2]).astype(int)
-    assert np.abs(starts[:, :2] - cells).max() <= 0.1
-    found, counts = np.unique(cells, axis=0, return_counts=True)
-    np.testing.assert_array_equal(found, maze.free_cells)
-    assert counts.min() > 60  # 100 expected
-    assert starts[:, 2:].std() == pytest.approx(0.1, rel=0.1)
-
-
-@pytest.mark.parametrize(
-    ("name", "goal"), [("maze2d-umaze", (1, 1)), ("maze2d-medium", (6, 6)), ("maze2d-large", (7, 9))]
-)
-def test_maze_rewards_one_within_half_a_metre_of_the_fixed_goal_and_goes_on(name, goal):
-    env = make(name)
-    env.reset(seed=0)
-    assert tuple(env.unwrapped.maze.goal) == goal
-    if name in TRACED:
-        assert tuple(load(name)["target"]) == goal
-    for offset, expected in [((0.0, 0.0), 1.0), ((-0.3, 0.0), 1.0), ((0.1, 0.1), 1.0), ((2.0, 2.0), 0.0)]:
-        env.unwrapped.data.qpos[:] = np.array(goal) - offset
-        env.unwrapped.data.qvel[:] = 0
-        _, reward, terminated, truncated, _ = env.step(np.zeros(2, np.float32))
-        assert (reward, terminated, truncated) == (expected, False, False)
-    at = np.array(goal) + [[0.5, 0.0], [0.0, -0.501]]
-    np.testing.assert_array_equal(env.unwrapped.maze.rewards(at), [1.0, 0.0])
-
-
-def test_maze_clips_velocity_and_action_before_a_step():
-    env = make("maze2d-medium").unwrapped
-    env.set_state(np.array([3.0, 3.0]), np.array([9.0, -9.0]))
-    env.step(np.array([7.0, -7.0]))
-    wild = env.data.qpos.copy(), env.data.qvel.copy()
-    env.set_state(np.array([3.0, 3.0]), np.array([5.0, -5.0]))
-    env.step(np.array([1.0, -1.0]))
-    np.testing.assert_allclose((env.data.qpos, env.data.qvel), wild, rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize("name", maze2d.MAZES)
-def test_the_drawn_layout_is_the_simulated_one(name):
-    """A ball pushed from each free cell stops its radius before the wall that the layout has there."""
-    env = make(name).unwrapped
-    maze = env.maze
-    directions = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
-    for cell in maze.free_cells:
-        for direction in directions:
-            if not maze.walls[tuple(cell + direction)]:
-                continue
-            middle = cell + maze2d.OFFSET
-            env.set_state(middle, np.zeros(2))
-            for _ in range(60):
-                env.step(direction.astype(float))
-            travelled = (env.data.qpos - middle) @ direction
-            assert travelled == pytest.approx(0.5 - maze2d.RADIUS, abs=0.03)
-            assert maze.cell(env.data.qpos) == tuple(cell)
-
-
-def test_a_grid_covers_the_free_cells_at_rest():
-    maze = maze2d.MAZES["maze2d-medium"]
-    grid = maze.grid(0.25)
-    assert grid.observations.shape == (16 * len(maze.free_cells), 4)
-    assert grid.observations.dtype == np.float32
-    assert not grid.observations[:, 2:].any()
-    assert {maze.cell(point[:2]) for point in grid.observations} == {tuple(cell) for cell in maze.free_cells}
-    image = grid.image(np.arange(len(grid.observations)))
-    assert image.shape == grid.shape == (32, 32)
-    assert np.isnan(image).sum() == 16 * maze.walls.sum()
-    left, right, bottom, top = grid.extent
-    row, column = grid.index[50]
-    x = left + (column + 0.5) * (right - left) / grid.shape[1]
-    y = bottom + (row + 0.5) * (top - bottom) / grid.shape[0]
-    np.testing.assert_allclose(grid.observations[50, :2], (x, y), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(maze.wall_boxes.min(axis=0), (left, bottom))
-    with pytest.raises(ValueError, match="step"):
-        maze.grid(0.0)
 
 
 # Names, versions, imports

@@ -15,7 +15,7 @@ import numpy as np
 
 from iql.errors import UserError
 from iql.metrics import Record, read_metrics
-from iql.storage import replace_file
+from iql.storage import read_json, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,14 +33,17 @@ LOSSES = {"value_loss": ("value", GREEN), "q_loss": ("Q", ORANGE), "policy_loss"
 def learning_curve(directory: Path | str) -> Path:
     """Draws curve.png in a run's directory and returns its path.
 
-    Above, the normalised score against updates with ± one standard deviation over the episodes; below,
-    the losses, each divided by its largest magnitude, which the legend names.
+    Above, the score against updates with ± one standard deviation over the episodes (the return, for a task
+    without references); below, the losses, each divided by its largest magnitude, which the legend names.
     """
     directory = Path(directory)
     train, evaluations = read_metrics(directory)
     figure = _figure(7.0, 5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2]})
     figure.suptitle(_title(directory), x=0.02, ha="left", color=INK, fontsize=11)
+    manifest = read_json(directory / "manifest.json") or {}
+    plain = manifest.get("facts", {}).get("scored") == "return"
+    upper.set_ylabel("return" if plain else "normalised score\n(100 = expert)")
     _draw_scores(upper, evaluations)
     _draw_losses(lower, train)
     lower.set_xlabel("updates (gradient steps)")
@@ -61,7 +64,7 @@ def value_map(directory: Path | str) -> Path | None:
         return None
     try:
         with np.load(source, allow_pickle=False) as arrays:
-            maze = {name: arrays[name] for name in ("values", "extent", "walls", "offset", "goal", "paths")}
+            maze = {name: arrays[name] for name in ("values", "extent", "walls", "goal", "paths")}
             success = arrays["success"].astype(bool)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{source} is damaged ({error}): delete it and run the training command again") from error
@@ -71,7 +74,7 @@ def value_map(directory: Path | str) -> Path | None:
     figure = _figure(min(max(width, 4.5), 11.0), 6.2)
     axes = figure.subplots()
     figure.suptitle(_title(directory), x=0.02, ha="left", color=INK, fontsize=11)
-    _draw_walls(axes, maze["walls"], maze["offset"])
+    _draw_walls(axes, maze["walls"], (left, right, bottom, top))
     image = axes.imshow(
         np.ma.masked_invalid(maze["values"].T),
         origin="lower",
@@ -81,9 +84,12 @@ def value_map(directory: Path | str) -> Path | None:
         zorder=1,
     )
     _draw_paths(axes, maze["paths"], success, maze["goal"])
-    free = np.argwhere(~maze["walls"]) + maze["offset"]  # cells' middles; of the outer walls a rim is enough
-    axes.set_xlim(max(left, free[:, 0].min() - 0.5 - RIM), min(right, free[:, 0].max() + 0.5 + RIM))
-    axes.set_ylim(max(bottom, free[:, 1].min() - 0.5 - RIM), min(top, free[:, 1].max() + 0.5 + RIM))
+    free = np.argwhere(~maze["walls"])  # of the outer walls a rim is enough
+    side = (right - left) / len(maze["walls"])
+    low = np.array([left, bottom]) + side * np.maximum(free.min(axis=0) - RIM, 0.0)
+    high = np.array([left, bottom]) + side * np.minimum(free.max(axis=0) + 1 + RIM, maze["walls"].shape)
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
     axes.set_aspect("equal")
     axes.set_xlabel("x")
     axes.set_ylabel("y")
@@ -96,9 +102,8 @@ def value_map(directory: Path | str) -> Path | None:
 
 def _draw_scores(axes: Axes, evaluations: list[Record]) -> None:
     points = [record for record in evaluations if math.isfinite(record.get("score") or math.nan)]
-    axes.set_ylabel("normalised score\n(100 = expert)")
     if not points:
-        axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center", color=FAINT)
+        axes.text(0.5, 0.5, "no evaluation", transform=axes.transAxes, ha="center", color=FAINT)
         return
     updates = np.array([record["update"] for record in points])
     scores = np.array([record["score"] for record in points], float)
@@ -137,13 +142,12 @@ def _draw_losses(axes: Axes, train: list[Record]) -> None:
         axes.text(0.5, 0.5, "no training record yet", transform=axes.transAxes, ha="center", color=FAINT)
 
 
-def _draw_walls(axes: Axes, walls: np.ndarray, offset: np.ndarray) -> None:
-    rows, columns = walls.shape
-    low_x, low_y = (float(offset[0]) - 0.5, float(offset[1]) - 0.5)
+def _draw_walls(axes: Axes, walls: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+    """`walls` [I, J], i along x, filling `extent`: left, right, bottom, top."""
     axes.imshow(
         np.ma.masked_equal(walls.T.astype(float), 0.0),
         origin="lower",
-        extent=(low_x, low_x + rows, low_y, low_y + columns),
+        extent=extent,
         cmap="gray",
         vmin=0.0,
         vmax=5.0,  # a dark grey for 1

@@ -10,7 +10,7 @@ from gymnasium.vector import VectorEnv
 from iql.transitions import Transitions
 
 if TYPE_CHECKING:
-    from iql.tasks.maze2d import Maze
+    from iql.tasks.mazes import Maze
 
 
 class Task(Protocol):
@@ -19,15 +19,16 @@ class Task(Protocol):
     name             as on the command line, hopper-medium-v2
     observation_dim  entries of an observation
     action_dim       entries of an action, each within ±1
-    horizon          steps after which an episode is cut
     digest           SHA-256 (hex) of the data; part of a run's identity
     maze             the maze to draw a value map of, or None
+
+    observation_dim and action_dim are asked for after transitions(). Besides, a task may have `run_seeded`
+    (bool; see evaluation.episode_seeds) and `baselines()`, lines for the end of train.py.
     """
 
     name: str
     observation_dim: int
     action_dim: int
-    horizon: int
     maze: Maze | None
 
     @property

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+import gymnasium
+from gymnasium.vector import VectorEnv
 
-from iql.episodes import split
 from iql.errors import UserError
 from iql.tasks import files, hdf5
-from iql.transitions import BLOCK, REWARDS, Transitions, from_rows
-
-if TYPE_CHECKING:
-    from iql.tasks.maze2d import Maze
+from iql.tasks.mazes import MAZES
+from iql.tasks.recorded import RecordedTask
+from iql.tasks.rows import Rows
+from iql.tasks.suspicions import version_suspicion
 
 log = logging.getLogger(__name__)
 
 
-class D4RLTask:
+class D4RLTask(RecordedTask):
     """A task of D4RL, or one like it on a file of the user's own.
 
     name             as on the command line, hopper-medium-v2
@@ -32,9 +32,11 @@ class D4RLTask:
     ref_min, ref_max  returns of the random policy and of the expert, whose scores are 0 and 100
     reward           what is done to the data's rewards: "none", "return_range" or "minus_one"
     path             a file to take instead of D4RL's; the task is then custom
-    physics          "d4rl" or "gymnasium"
+    physics          "d4rl", "gymnasium" or "legacy" (gym and mujoco-py in an environment of their own)
     normalize        whether observations are shifted and scaled to mean 0 and standard deviation 1
     """
+
+    horizon: int
 
     def __init__(
         self,
@@ -52,36 +54,18 @@ class D4RLTask:
         physics: str = "d4rl",
         normalize: bool = False,
     ) -> None:
-        if reward not in REWARDS:
-            raise UserError(f"env.reward={reward} is not known; use one of {', '.join(REWARDS)}")
-        self.name = name
+        super().__init__(
+            name=name, horizon=horizon, ref_min=ref_min, ref_max=ref_max, reward=reward, normalize=normalize
+        )
         self.simulator = simulator
         self.url = url
         self.rows = rows
         self.observation_dim = observation_dim
         self.action_dim = action_dim
-        self.horizon = horizon
-        self.ref_min = ref_min
-        self.ref_max = ref_max
-        self.reward = reward
         self.path = path
         self.physics = physics
-        self.normalize = normalize
-        self._data_facts: dict[str, object] | None = None
-
-    @property
-    def custom(self) -> bool:
-        """Whether the data is the user's own, so that no published number stands beside its score."""
-        return self.path is not None
-
-    @property
-    def maze(self) -> Maze | None:
-        """The maze of a maze2d simulator, to draw a value map of."""
-        if not self.simulator.startswith("maze2d-"):
-            return None
-        from iql.tasks.maze2d import MAZES
-
-        return MAZES[self.simulator]
+        self.custom = path is not None
+        self.maze = MAZES.get(simulator)
 
     @property
     def digest(self) -> str:
@@ -92,67 +76,41 @@ class D4RLTask:
         """The data file, downloaded if it is nowhere. Raises UserError."""
         return files.find(self.url, self.path)
 
-    def transitions(self) -> Transitions:
-        """The dataset, checked and ready to sample. Raises UserError for data that cannot be trusted."""
+    def read(self) -> tuple[Rows, Path]:
+        """The file's rows, checked against the task, and its path. Raises UserError."""
         path = self.locate()
         data = hdf5.read(path, self.horizon)
         self._check_sizes(data, path)
         self._check_rows(data, path)
-        episodes = split(data.rewards, data.terminals, data.timeouts)
-        beyond = _count_beyond(data.actions)
-        if beyond:
-            log.warning(
-                "%s: %s of %s action entries lie beyond ±1; they are clipped to ±(1 − 1e-5)",
-                path,
-                f"{beyond:,}",
-                f"{data.actions.size:,}",
-            )
-        facts: dict[str, object] = {
-            "dataset": str(path),
-            "rows": len(data),
-            "custom": self.custom,
-            "episodes": len(episodes.returns),
-            "clipped_actions": beyond,
-            "data_score": _mean(self.score(episodes.finished())),
-        }
-        try:
-            transitions = from_rows(
-                data.observations,
-                data.actions,
-                data.rewards,
-                data.terminals,
-                data.timeouts,
-                reward=self.reward,
-                normalize=self.normalize,
-            )
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-        self._data_facts = {**facts, "transitions": len(transitions)}
-        return transitions
+        if suspicion := version_suspicion(path, self.name, self.url):
+            log.warning("%s: %s", path, suspicion)
+        return data, path
 
     def make_envs(self, num: int) -> VectorEnv:
         """`num` simulators side by side, autoreset disabled: who steps them resets what ended."""
+        if self.physics == "legacy":
+            from iql.tasks.legacy import LegacyEnvs
+
+            return LegacyEnvs(self.name, num, self.horizon, self.observation_dim, self.action_dim)
+        return super().make_envs(num)
+
+    def env_makers(self, num: int) -> list[Callable[[], gymnasium.Env]]:
+        """What makes each of `num` simulators."""
         from iql.tasks.simulators import make
 
-        one = partial(make, self.simulator, self.physics, self.horizon)
-        return SyncVectorEnv([one] * num, autoreset_mode=AutoresetMode.DISABLED)
+        return [partial(make, self.simulator, self.physics, self.horizon)] * num
 
-    def score(self, returns: np.ndarray) -> np.ndarray:
-        """D4RL's normalised scores of episode returns, same shape: 0 is random, 100 the expert."""
-        return 100 * (np.asarray(returns) - self.ref_min) / (self.ref_max - self.ref_min)
+    def simulator_facts(self) -> dict[str, object]:
+        """mujoco's version and the physics profile."""
+        if self.physics == "legacy":
+            from iql.tasks import legacy
 
-    def facts(self) -> dict[str, object]:
-        """What belongs beside every score: mujoco, physics; of the dataset its path, rows, transitions,
-        episodes, clipped_actions, data_score (mean score of its finished episodes, None without one) and
-        whether it is custom. Reads the file if transitions() has not been called yet.
-        """
+            return dict(legacy.facts())
         from iql.tasks import physics
 
-        if self._data_facts is None:
-            self.transitions()
-        return {**physics.facts(self.physics), **(self._data_facts or {})}
+        return dict(physics.facts(self.physics))
 
-    def _check_sizes(self, data: hdf5.Rows, path: Path) -> None:
+    def _check_sizes(self, data: Rows, path: Path) -> None:
         have = data.observations.shape[1], data.actions.shape[1]
         need = self.observation_dim, self.action_dim
         if have == need:
@@ -160,13 +118,13 @@ class D4RLTask:
         from iql.tasks.simulators import SIMULATORS
 
         fits = [f"{key}-…" for key, it in SIMULATORS.items() if (it.observation_dim, it.action_dim) == have]
-        advice = f"such a file fits env={' or '.join(fits)}" if fits else "no simulator here has those sizes"
+        advice = f"such a file fits env={' or '.join(fits)}" if fits else "for data of other sizes there is env=hdf5"
         raise UserError(
             f"{path} has observations of {have[0]} entries and actions of {have[1]}, but {self.name} takes "
             f"{need[0]} and {need[1]}; {advice}"
         )
 
-    def _check_rows(self, data: hdf5.Rows, path: Path) -> None:
+    def _check_rows(self, data: Rows, path: Path) -> None:
         if self.rows is None or len(data) == self.rows:
             return
         found = f"{path} has {len(data):,} rows where D4RL's {self.name} has {self.rows:,}"
@@ -178,12 +136,16 @@ class D4RLTask:
         log.warning("%s: published scores do not apply to it", found)
 
 
-def _count_beyond(actions: np.ndarray) -> int:
-    """Entries of actions [R, A] outside ±1, counted in blocks to spare memory."""
-    return sum(
-        int(np.count_nonzero(np.abs(actions[first : first + BLOCK]) > 1)) for first in range(0, len(actions), BLOCK)
-    )
+class AntMazeTask(D4RLTask):
+    """D4RL's antmaze, whose goal is drawn.
 
+    goal  "run": once for all episodes of a run, from its seed, as D4RL's v0 draws it once per environment;
+          "episode": at every reset, as v2 does
+    The rest is D4RLTask's.
+    """
 
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
+    def __init__(self, goal: str, **task: Any) -> None:
+        super().__init__(**task)
+        if goal not in ("run", "episode"):
+            raise UserError(f"env.goal={goal} is not known; use run (v0) or episode (v2)")
+        self.run_seeded = goal == "run"

@@ -22,7 +22,7 @@ from iql.errors import UserError
 from iql.storage import sync_folder
 from iql.tasks.d4rl import D4RLTask
 from iql.tasks.files import cache_dir
-from iql.tasks.maze2d import MAZES, Maze
+from iql.tasks.mazes import MAZE2D, Maze
 from iql.tasks.waypoints import make_waypoint_data
 
 __all__ = ["MadeMaze2d", "make_file", "make_waypoint_data"]
@@ -46,8 +46,8 @@ class MadeMaze2d(D4RLTask):
 
     def __init__(self, made_rows: int, made_seed: int, **task: Any) -> None:
         super().__init__(**task)
-        if self.simulator not in MAZES:
-            raise UserError(f"{self.name}: data can be made for {', '.join(MAZES)}, not for {self.simulator}")
+        if self.simulator not in MAZE2D:
+            raise UserError(f"{self.name}: data can be made for {', '.join(MAZE2D)}, not for {self.simulator}")
         if made_rows <= self.horizon:
             raise UserError(f"env.made_rows={made_rows} is less than an episode; make more than {self.horizon}")
         self.made_rows = made_rows
@@ -57,7 +57,7 @@ class MadeMaze2d(D4RLTask):
         """The made file in the cache, made now if there is none or it is damaged. Raises UserError."""
         if self.path is not None:
             return super().locate()
-        return make_file(self.name, MAZES[self.simulator], self.made_rows, self.made_seed)
+        return make_file(self.name, MAZE2D[self.simulator], self.made_rows, self.made_seed)
 
     def baselines(self) -> list[str]:
         """What the policy's rate of reaching the goal is to be seen beside, a line each."""

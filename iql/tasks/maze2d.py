@@ -3,153 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import mujoco
 import numpy as np
 
-OFFSET = -0.2
-"""The middle of cell (i, j) lies at x = i + OFFSET, y = j + OFFSET of an observation: D4RL puts the walls
-of cell (i, j) around (i + 1, j + 1) and the ball's origin at (1.2, 1.2)."""
+from iql.tasks.mazes import MAZES, Maze, distance
 
 RADIUS = 0.1
 """The ball's (m); walls keep its centre that far off."""
 
-REACH = 0.5
-"""Distance (m) to the goal within which a step earns the sparse reward of 1."""
-
 TOP_SPEED = 5.0
 """Velocities (m/s) are clipped to it per axis before each step."""
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Points of a maze's free space, to look at a value function on.
-
-    observations  [G, 4] float32: x, y and a velocity of zero
-    index         [G, 2] int: row (along y) and column (along x) of each point in the image
-    shape         rows and columns of the image
-    extent        left, right, bottom and top of the image in observation units (imshow's extent)
-    """
-
-    observations: np.ndarray
-    index: np.ndarray
-    shape: tuple[int, int]
-    extent: tuple[float, float, float, float]
-
-    def image(self, values: np.ndarray) -> np.ndarray:
-        """Values [G] as an image [rows, columns], NaN at walls, to be drawn with origin="lower"."""
-        image = np.full(self.shape, np.nan, dtype=np.float32)
-        image[self.index[:, 0], self.index[:, 1]] = values
-        return image
-
-
-@dataclass(frozen=True, eq=False)
-class Maze:
-    """A maze's layout in D4RL's coordinates.
-
-    walls    [rows, columns] bool; row i lies along x, column j along y, see OFFSET
-    goal     [2] float64, x and y that an evaluation is about; a cell's index as D4RL has it, so .2 off
-             the cell's middle
-    horizon  steps of an episode
-    """
-
-    name: str
-    walls: np.ndarray
-    goal: np.ndarray
-    horizon: int
-
-    @property
-    def free_cells(self) -> np.ndarray:
-        """Cells without a wall, the goal's included, [F, 2] int in row order."""
-        return np.argwhere(~self.walls)
-
-    @property
-    def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top of the whole maze, outer walls included, in observation units."""
-        rows, columns = self.walls.shape
-        low = OFFSET - 0.5
-        return low, low + rows, low, low + columns
-
-    @property
-    def wall_boxes(self) -> np.ndarray:
-        """Lower left corners of the wall cells in observation units, [W, 2]; each is 1 by 1."""
-        return np.argwhere(self.walls) + (OFFSET - 0.5)
-
-    def cell(self, position: Sequence[float] | np.ndarray) -> tuple[int, int]:
-        """The cell (i, j) that a position (x, y) lies in."""
-        x, y = float(position[0]), float(position[1])
-        return int(np.floor(x - OFFSET + 0.5)), int(np.floor(y - OFFSET + 0.5))
-
-    def rewards(self, positions: np.ndarray) -> np.ndarray:
-        """D4RL's sparse reward of positions [..., 2]: 1.0 within REACH of the goal, else 0.0."""
-        return (np.linalg.norm(positions - self.goal, axis=-1) <= REACH).astype(np.float64)
-
-    def grid(self, step: float = 0.05) -> Grid:
-        """Points every `step` (at cell middles ± multiples of it) in free cells, at zero velocity.
-
-        Raises ValueError unless 0 < step <= 1.
-        """
-        if not 0.0 < step <= 1.0:
-            raise ValueError(f"a grid's step lies in (0, 1], not {step}")
-        per_cell = round(1.0 / step)
-        free = np.kron(~self.walls, np.ones((per_cell, per_cell), dtype=bool)).T
-        index = np.argwhere(free)
-        low = OFFSET - 0.5 + 0.5 / per_cell
-        observations = np.zeros((len(index), 4), dtype=np.float32)
-        observations[:, :2] = low + index[:, ::-1] / per_cell
-        rows, columns = free.shape
-        return Grid(observations, index, (int(rows), int(columns)), self.extent)
-
-
-def _maze(name: str, horizon: int, *rows: str) -> Maze:
-    """A maze from rows of '#' (wall), '.' (free) and 'G' (the goal, free)."""
-    cells = np.array([list(row) for row in rows])
-    return Maze(name, cells == "#", np.argwhere(cells == "G")[0].astype(np.float64), horizon)
-
-
-MAZES = {
-    maze.name: maze
-    for maze in (
-        _maze(
-            "maze2d-umaze",
-            300,
-            "#####",
-            "#G..#",
-            "###.#",
-            "#...#",
-            "#####",
-        ),
-        _maze(
-            "maze2d-medium",
-            600,
-            "########",
-            "#..##..#",
-            "#..#...#",
-            "##...###",
-            "#..#...#",
-            "#.#..#.#",
-            "#...#.G#",
-            "########",
-        ),
-        _maze(
-            "maze2d-large",
-            800,
-            "############",
-            "#....#.....#",
-            "#.##.#.#.#.#",
-            "#......#...#",
-            "#.####.###.#",
-            "#..#.#.....#",
-            "##.#.#.#.###",
-            "#..#...#.G.#",
-            "############",
-        ),
-    )
-}
-"""D4RL's maze maps and step limits (v1)."""
 
 
 def mjcf(maze: Maze) -> str:
@@ -206,8 +72,9 @@ def advance(model: mujoco.MjModel, data: mujoco.MjData, action: Sequence[float] 
 
 
 class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """D4RL's maze2d with its sparse reward: observation x, y and their velocities [4] float64; never ends.
+    """D4RL's maze2d: observation x, y and their velocities [4] float64, action [2]; never ends.
 
+    A step earns what its outcome does: 1 within reach of the goal, or in a dense maze exp(−distance to it).
     An episode starts in a free cell (the goal's included), ±.1 around its index, at .1 · normal velocity.
     """
 
@@ -237,7 +104,9 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         advance(self.model, self.data, action)
         observation = self._observation()
-        return observation, float(self.maze.rewards(observation[:2])), False, False, {}
+        position = observation[:2]
+        reward = np.exp(-distance(position, self.maze.goal)) if self.maze.dense else self.maze.reached(position)
+        return observation, float(reward), False, False, {}
 
     def _observation(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from functools import cache
 
+import gymnasium
 import mujoco
 import numpy as np
 
@@ -29,6 +30,11 @@ def facts(physics: str) -> dict[str, str]:
     version = mujoco.__version__
     _warn_of(version)
     return {"mujoco": version, "physics": physics}
+
+
+def version_of(env: gymnasium.Env) -> str | None:
+    """The installed mujoco's version where an environment runs on it, else None."""
+    return mujoco.__version__ if isinstance(getattr(env.unwrapped, "model", None), mujoco.MjModel) else None
 
 
 def log_warnings() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 
-from iql.tasks.maze2d import Maze, advance, compile_model
+from iql.tasks.maze2d import advance, compile_model
+from iql.tasks.mazes import Maze
 
 # D4RL's controller (its waypoint_controller and its generator of maze2d data)
 P_GAIN = 10.0
@@ -85,7 +86,7 @@ def make_waypoint_data(
     return {
         "observations": observations,
         "actions": actions.astype(np.float32),
-        "rewards": maze.rewards(states[:, :2]).astype(np.float32),
+        "rewards": maze.reached(states[:, :2]).astype(np.float32),
         "terminals": np.zeros(rows, dtype=bool),
         "timeouts": timeouts,
         "infos/goal": goals.astype(np.float32),

@@ -1,0 +1,149 @@
+"""What all tasks share whose data was recorded: checks, warnings, the score, and what stands beside it."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from iql.episodes import split
+from iql.errors import UserError
+from iql.tasks.mazes import Maze
+from iql.tasks.rows import Rows
+from iql.tasks.suspicions import suspicions
+from iql.transitions import BLOCK, REWARDS, Transitions, from_rows
+
+log = logging.getLogger(__name__)
+
+
+class RecordedTask(ABC):
+    """A task that is learned from recorded rows and evaluated, if at all, in a simulator.
+
+    name       as on the command line, hopper-medium-v2
+    horizon    steps after which an episode is cut; None where the data or the environment say it
+    ref_min, ref_max  returns of the random policy and of the expert, whose scores are 0 and 100; both None:
+               a score is the return itself
+    reward     what is done to the data's rewards: "none", "return_range" or "minus_one"
+    normalize  whether observations are shifted and scaled to mean 0 and standard deviation 1
+    custom     whether the data is the user's own, so that no published number stands beside its score
+    maze       the maze to draw a value map of, or None
+    run_seeded whether a run's episodes share something drawn from the run's seed (evaluation.episode_seeds)
+
+    observation_dim and action_dim are known once transitions() was called, if not before.
+    """
+
+    observation_dim: int
+    action_dim: int
+    custom: bool = True
+    maze: Maze | None = None
+    run_seeded: bool = False
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        horizon: int | None,
+        ref_min: float | None,
+        ref_max: float | None,
+        reward: str,
+        normalize: bool,
+    ) -> None:
+        if reward not in REWARDS:
+            raise UserError(f"env.reward={reward} is not known; use one of {', '.join(REWARDS)}")
+        if (ref_min is None) != (ref_max is None) or (ref_min is not None and ref_min == ref_max):
+            raise UserError(
+                f"env.ref_min={ref_min} and env.ref_max={ref_max}: give two different returns, those of a random "
+                "policy and of an expert, or neither"
+            )
+        self.name = name
+        self.horizon = horizon
+        self.ref_min, self.ref_max = ref_min, ref_max
+        self.reward = reward
+        self.normalize = normalize
+        self._data_facts: dict[str, object] | None = None
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 (hex) of the data; part of a run's identity. Raises UserError where there is none."""
+
+    @abstractmethod
+    def read(self) -> tuple[Rows, Path | str]:
+        """The rows, their actions scaled to ±1 by the environment's bounds, and what to call their source.
+
+        Raises UserError for data that is not there, damaged, or does not fit the task.
+        """
+
+    @abstractmethod
+    def env_makers(self, num: int) -> list[Callable[[], gymnasium.Env]]:
+        """What makes each of `num` environments. Raises UserError where there is none to be made."""
+
+    @abstractmethod
+    def simulator_facts(self) -> dict[str, object]:
+        """What of the simulator belongs beside every score: mujoco's version and the physics."""
+
+    def transitions(self) -> Transitions:
+        """The dataset, checked and ready to sample. Raises UserError for data that cannot be trusted."""
+        data, source = self.read()
+        episodes = split(data.rewards, data.terminals, data.timeouts)
+        beyond = _count_beyond(data.actions)
+        if beyond:
+            share = f"{beyond:,} of {data.actions.size:,} action entries"
+            log.warning("%s: %s lie beyond ±1; they are clipped to ±(1 − 1e-5)", source, share)
+        for suspicion in suspicions(data, self.reward):
+            log.warning("%s: %s", source, suspicion)
+        finished = episodes.finished()
+        facts: dict[str, object] = {
+            "dataset": str(source),
+            "rows": len(data),
+            "custom": self.custom,
+            "episodes": len(episodes.returns),
+            "clipped_actions": beyond,
+            "data_score": float(self.score(finished).mean()) if len(finished) else None,
+            "scored": "return" if self.ref_max is None else "normalised",
+        }
+        try:
+            transitions = from_rows(
+                data.observations,
+                data.actions,
+                data.rewards,
+                data.terminals,
+                data.timeouts,
+                reward=self.reward,
+                normalize=self.normalize,
+            )
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
+        self._data_facts = {**facts, "transitions": len(transitions)}
+        return transitions
+
+    def make_envs(self, num: int) -> VectorEnv:
+        """`num` simulators side by side, autoreset disabled: who steps them resets what ended."""
+        return SyncVectorEnv(self.env_makers(num), autoreset_mode=AutoresetMode.DISABLED)
+
+    def score(self, returns: np.ndarray) -> np.ndarray:
+        """Normalised scores of episode returns, same shape: 0 is random, 100 the expert; returns without references."""
+        if self.ref_min is None or self.ref_max is None:
+            return np.asarray(returns)
+        return 100 * (np.asarray(returns) - self.ref_min) / (self.ref_max - self.ref_min)
+
+    def facts(self) -> dict[str, object]:
+        """What belongs beside every score: the simulator's facts; of the dataset its path, rows, transitions,
+        episodes, clipped_actions, data_score (mean score of its finished episodes, None without one), what a
+        score is and whether the data is the user's own. Reads the data if transitions() was not called yet.
+        """
+        if self._data_facts is None:
+            self.transitions()
+        return {**self.simulator_facts(), **(self._data_facts or {})}
+
+
+def _count_beyond(actions: np.ndarray) -> int:
+    """Entries of actions [R, A] outside ±1, counted in blocks to spare memory."""
+    return sum(
+        int(np.count_nonzero(np.abs(actions[first : first + BLOCK]) > 1)) for first in range(0, len(actions), BLOCK)
+    )

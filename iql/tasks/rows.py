@@ -1,0 +1,181 @@
+"""Rows of a dataset, checked while they are taken from whatever file holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iql.episodes import horizon_timeouts
+from iql.errors import UserError
+from iql.transitions import BLOCK
+
+KEYS = ("observations", "actions", "rewards", "terminals")
+
+Column = Any  # h5py.Dataset or np.ndarray, read no sooner than asked for
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a file holds, row by row; all finite. Row i + 1 holds what followed row i, unless i is a timeout.
+
+    observations  [R, observation_dim] float32
+    actions       [R, action_dim] float32, as on file
+    rewards       [R] float32
+    terminals     [R] bool
+    timeouts      [R] bool
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminals: np.ndarray
+    timeouts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T steps and what was seen before, between and after them.
+
+    observations  [T + 1, observation_dim]
+    actions       [T, action_dim]
+    rewards       [T]
+    terminals     [T] bool
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminals: np.ndarray
+
+
+def require(columns: Mapping[str, Any], keys: Iterable[str], source: Path | str) -> None:
+    """Raise UserError unless all `keys` are there as arrays of numbers of one length above zero."""
+    keys = list(keys)
+    if missing := [key for key in keys if not hasattr(columns.get(key), "dtype")]:
+        raise UserError(
+            f"{source} has no {', '.join(missing)}: D4RL's layout needs {', '.join(KEYS)} "
+            f"(this file has {', '.join(sorted(columns)) or 'nothing'})"
+        )
+    for key in keys:
+        if columns[key].dtype.kind not in "fiub" or columns[key].ndim == 0:
+            raise UserError(f"{source}: {key} is {_described(columns[key])}, not an array of numbers")
+    lengths = {key: len(columns[key]) for key in keys}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{key} {length:,}" for key, length in lengths.items())
+        raise UserError(f"{source}: the arrays disagree in rows: {listed}; each row needs all of them")
+    if not lengths[keys[0]]:
+        raise UserError(f"{source} has zero rows: there is nothing to learn from")
+
+
+def take(columns: Mapping[str, Any], source: Path | str, horizon: int | None) -> Rows:
+    """The rows of columns in D4RL's layout; others, next_observations among them, are ignored.
+
+    Rewards and flags may be [R] or [R, 1], flags of any numeric type. Without `timeouts` every
+    `horizon`-th row of an episode is one (None: none is). h5py's datasets are converted to float32 while
+    they are read, so that the dataset is in memory once. Raises UserError naming `source` and what is
+    wrong in it.
+    """
+    timed = "timeouts" in columns
+    require(columns, (*KEYS, "timeouts") if timed else KEYS, source)
+    terminals = flags(columns["terminals"], "terminals", source)
+    if timed:
+        timeouts = flags(columns["timeouts"], "timeouts", source)
+    elif horizon is not None:
+        timeouts = horizon_timeouts(terminals, horizon)
+    else:
+        timeouts = np.zeros(len(terminals), bool)
+    return Rows(
+        table(columns["observations"], "observations", source),
+        table(columns["actions"], "actions", source),
+        column(columns["rewards"], "rewards", source),
+        terminals,
+        timeouts,
+    )
+
+
+def join(episodes: Iterable[Episode], capacity: int) -> Rows:
+    """The rows of episodes one after the other, at most `capacity` of them.
+
+    An episode that was cut short brings its last observation as a row of its own, a timeout with no
+    action and no reward, so that the row before it has its successor; after a terminal none is needed.
+    """
+    rows: Rows | None = None
+    end = 0
+    for episode in episodes:
+        if not len(episode.rewards):
+            continue
+        if rows is None:
+            widths = episode.observations.shape[1], episode.actions.shape[1]
+            rows = Rows(
+                np.zeros((capacity, widths[0]), np.float32),
+                np.zeros((capacity, widths[1]), np.float32),
+                np.zeros(capacity, np.float32),
+                np.zeros(capacity, bool),
+                np.zeros(capacity, bool),
+            )
+        steps = len(episode.rewards)
+        length = steps if episode.terminals[-1] else steps + 1
+        rows.observations[end : end + length] = episode.observations[:length]
+        rows.actions[end : end + steps] = episode.actions
+        rows.rewards[end : end + steps] = episode.rewards
+        rows.terminals[end : end + steps] = episode.terminals
+        rows.timeouts[end + steps : end + length] = True
+        end += length
+    if rows is None:
+        raise UserError("no episode has a step: there is nothing to learn from")
+    return Rows(
+        rows.observations[:end], rows.actions[:end], rows.rewards[:end], rows.terminals[:end], rows.timeouts[:end]
+    )
+
+
+def table(data: Column, key: str, source: Path | str) -> np.ndarray:
+    """[R, entries] float32, all finite. Raises UserError."""
+    if data.ndim != 2:
+        raise UserError(f"{source}: {key} is {_described(data)} where [rows, entries] is needed")
+    return _finite(data, key, source)
+
+
+def column(data: Column, key: str, source: Path | str) -> np.ndarray:
+    """[R] float32, all finite, of [R] or [R, 1]. Raises UserError."""
+    if data.ndim != 1 and data.shape[1:] != (1,):
+        raise UserError(f"{source}: {key} is {_described(data)} where [rows] or [rows, 1] is needed")
+    return _finite(data, key, source).reshape(-1)
+
+
+def flags(data: Column, key: str, source: Path | str) -> np.ndarray:
+    """[R] bool of numbers that are 0 or 1. Raises UserError."""
+    values = column(data, key, source)
+    if len(odd := np.flatnonzero((values != 0) & (values != 1))):
+        raise UserError(f"{source}: {key} holds {values[odd[0]]:g} in row {odd[0]:,}; only 0 and 1 have a meaning")
+    return values.astype(bool)
+
+
+def check_finite(values: np.ndarray, key: str, source: Path | str) -> None:
+    """Raise UserError naming the first row of values [R, …] that holds NaN or an infinite value."""
+    for first in range(0, len(values), BLOCK):
+        block = values[first : first + BLOCK]
+        if not np.isfinite(block).all():
+            row = int(np.flatnonzero(~np.isfinite(block.reshape(len(block), -1)).all(1))[0])
+            what = "NaN" if np.isnan(block[row]).any() else "an infinite value (in float32)"
+            raise UserError(
+                f"{source}: {key} holds {what}, first in row {first + row:,}; remove those episodes "
+                "or get the file again"
+            )
+
+
+def _finite(data: Column, key: str, source: Path | str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told of as such
+        values = np.asarray(data.astype(np.float32)[...])
+    check_finite(values, key, source)
+    return values
+
+
+def _described(data: Column) -> str:
+    return f"{data.dtype} {list(data.shape)}"
