@@ -325,6 +325,13 @@ def test_what_cost_others_days_is_warned_of(data, reward, words):
         assert words in line and "\n" not in line
 
 
+def test_an_antmaze_without_the_minus_one_is_warned_of_even_where_no_goal_was_reached():
+    data = rows(rewards=np.zeros(8, np.float32))
+    assert suspicions(data, "none") == suspicions(data, "minus_one", antmaze=True) == []
+    (line,) = suspicions(data, "none", antmaze=True)
+    assert "env.reward=minus_one" in line
+
+
 HOPPER = "http://server/gym_mujoco_v2/hopper_medium-v2.hdf5"
 ANTMAZE = "http://server/ant_maze_v2/Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse_fixed.hdf5"
 

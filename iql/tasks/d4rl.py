@@ -144,6 +144,8 @@ class AntMazeTask(D4RLTask):
     The rest is D4RLTask's.
     """
 
+    antmaze = True
+
     def __init__(self, goal: str, **task: Any) -> None:
         super().__init__(**task)
         if goal not in ("run", "episode"):

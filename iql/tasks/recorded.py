@@ -32,6 +32,7 @@ class RecordedTask(ABC):
     normalize  whether observations are shifted and scaled to mean 0 and standard deviation 1
     custom     whether the data is the user's own, so that no published number stands beside its score
     maze       the maze to draw a value map of, or None
+    antmaze    whether the reward is 1 at a goal that ends the episode and else 0
     run_seeded whether a run's episodes share something drawn from the run's seed (evaluation.episode_seeds)
 
     observation_dim and action_dim are known once transitions() was called, if not before.
@@ -41,6 +42,7 @@ class RecordedTask(ABC):
     action_dim: int
     custom: bool = True
     maze: Maze | None = None
+    antmaze: bool = False
     run_seeded: bool = False
 
     def __init__(
@@ -95,14 +97,15 @@ class RecordedTask(ABC):
         if beyond:
             share = f"{beyond:,} of {data.actions.size:,} action entries"
             log.warning("%s: %s lie beyond ±1; they are clipped to ±(1 − 1e-5)", source, share)
-        for suspicion in suspicions(data, self.reward):
+        for suspicion in suspicions(data, self.reward, self.antmaze):
             log.warning("%s: %s", source, suspicion)
         finished = episodes.finished()
+        lone = episodes.cut and episodes.lengths[-1] == 1  # a last row that leads nowhere is no episode
         facts: dict[str, object] = {
             "dataset": str(source),
             "rows": len(data),
             "custom": self.custom,
-            "episodes": len(episodes.returns),
+            "episodes": len(episodes.returns) - int(lone),
             "clipped_actions": beyond,
             "data_score": float(self.score(finished).mean()) if len(finished) else None,
             "scored": "return" if self.ref_max is None else "normalised",

@@ -101,15 +101,17 @@ def take(columns: Mapping[str, Any], source: Path | str, horizon: int | None) ->
 
 
 def join(episodes: Iterable[Episode], capacity: int) -> Rows:
-    """The rows of episodes one after the other, at most `capacity` of them.
+    """The rows of episodes one after the other, at most `capacity` of them with the closing rows.
 
-    An episode that was cut short brings its last observation as a row of its own, a timeout with no
-    action and no reward, so that the row before it has its successor; after a terminal none is needed.
+    An episode that was cut short is closed by a row of its own with its last observation, a timeout with
+    the last action and no reward, so that the row before it has its successor. After a terminal none is
+    needed, save for the last row of all, which no transition can start from; it is no timeout then, and
+    so no episode.
     """
     rows: Rows | None = None
     end = 0
     for episode in episodes:
-        if not len(episode.rewards):
+        if not (steps := len(episode.rewards)):
             continue
         if rows is None:
             widths = episode.observations.shape[1], episode.actions.shape[1]
@@ -120,18 +122,24 @@ def join(episodes: Iterable[Episode], capacity: int) -> Rows:
                 np.zeros(capacity, bool),
                 np.zeros(capacity, bool),
             )
-        steps = len(episode.rewards)
-        length = steps if episode.terminals[-1] else steps + 1
-        rows.observations[end : end + length] = episode.observations[:length]
+        if (need := end + steps + 1) > capacity:
+            raise UserError(f"the episodes have {need:,} rows or more, {capacity:,} were promised")
+        rows.observations[end : end + steps + 1] = episode.observations
         rows.actions[end : end + steps] = episode.actions
+        rows.actions[end + steps] = episode.actions[-1]
         rows.rewards[end : end + steps] = episode.rewards
         rows.terminals[end : end + steps] = episode.terminals
-        rows.timeouts[end + steps : end + length] = True
-        end += length
+        rows.timeouts[end + steps] = not episode.terminals[-1]
+        closed = end + steps + 1
+        end = end + steps if episode.terminals[-1] else closed
     if rows is None:
         raise UserError("no episode has a step: there is nothing to learn from")
     return Rows(
-        rows.observations[:end], rows.actions[:end], rows.rewards[:end], rows.terminals[:end], rows.timeouts[:end]
+        rows.observations[:closed],
+        rows.actions[:closed],
+        rows.rewards[:closed],
+        rows.terminals[:closed],
+        rows.timeouts[:closed],
     )
 
 

@@ -32,13 +32,23 @@ SIMULATORS: dict[str, Simulator] = {
     "hopper": Simulator("iql.tasks.locomotion", 11, 3, 1000),
     "halfcheetah": Simulator("iql.tasks.locomotion", 17, 6, 1000),
     "walker2d": Simulator("iql.tasks.locomotion", 17, 6, 1000),
+    "ant": Simulator("iql.tasks.ant", 111, 8, 1000),
+    "antmaze-umaze": Simulator("iql.tasks.antmaze", 29, 8, 700),
+    "antmaze-medium": Simulator("iql.tasks.antmaze", 29, 8, 1000),
+    "antmaze-large": Simulator("iql.tasks.antmaze", 29, 8, 1000),
     "maze2d-umaze": Simulator("iql.tasks.maze2d", 4, 2, 300),
     "maze2d-medium": Simulator("iql.tasks.maze2d", 4, 2, 600),
     "maze2d-large": Simulator("iql.tasks.maze2d", 4, 2, 800),
+    "maze2d-umaze-dense": Simulator("iql.tasks.maze2d", 4, 2, 300),
+    "maze2d-medium-dense": Simulator("iql.tasks.maze2d", 4, 2, 600),
+    "maze2d-large-dense": Simulator("iql.tasks.maze2d", 4, 2, 800),
     "door": Simulator("iql.tasks.adroit", 39, 28, 200),
     "hammer": Simulator("iql.tasks.adroit", 46, 26, 200),
     "pen": Simulator("iql.tasks.adroit", 45, 24, 100),
     "relocate": Simulator("iql.tasks.adroit", 39, 30, 200),
+    "kitchen-complete": Simulator("iql.tasks.kitchen", 60, 9, 280),
+    "kitchen-partial": Simulator("iql.tasks.kitchen", 60, 9, 280),
+    "kitchen-mixed": Simulator("iql.tasks.kitchen", 60, 9, 280),
 }
 
 

@@ -18,8 +18,10 @@ MANY = 0.01
 """Share of action entries beyond ±1 that is no rounding any more."""
 
 
-def suspicions(data: Rows, reward: str) -> list[str]:
+def suspicions(data: Rows, reward: str, antmaze: bool = False) -> list[str]:
     """What is odd in the rows and in the reward transform that they are to get, a line each.
+
+    antmaze  whether the task is known to reward its goal alone and to end there
 
     - Rewards that are 1 at a goal which ends the episode and 0 elsewhere, without the −1 of the paper's antmaze:
       all discounted returns are then nearly equal and nothing is learned.
@@ -30,12 +32,12 @@ def suspicions(data: Rows, reward: str) -> list[str]:
     values = np.unique(data.rewards[: 1 << 20])
     first = data.rewards[data.terminals][:1000]
     goals = len(values) == 2 and values.tolist() == [0, 1] and len(first) > 0 and bool((first == 1).all())
-    if goals and reward == "none":
+    if (goals or (antmaze and values.min() >= 0)) and reward != "minus_one":
         found.append(
             "its rewards are 1 at a goal that ends the episode and else 0, as antmaze's, for which the paper "
             "subtracts 1; without that training hardly gets anywhere: env.reward=minus_one"
         )
-    if reward == "minus_one" and values.max() <= 0:
+    if reward == "minus_one" and values.min() < 0 and values.max() <= 0:
         found.append(
             f"its rewards lie between {values.min():g} and {values.max():g}: 1 looks subtracted already, and "
             "env.reward=minus_one does it again; env.reward=none leaves them"
