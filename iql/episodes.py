@@ -32,8 +32,7 @@ class Episodes:
 def horizon_timeouts(terminals: np.ndarray, horizon: int) -> np.ndarray:
     """[R] bool: the timeouts of a file without that field, every episode's `horizon`-th row.
 
-    D4RL's own loop counts one row too many after a terminal and so drops the row before; none of the
-    files that D4RL publishes for these tasks lacks the field.
+    D4RL's own loop counts one row too many after a terminal and so drops the row before (docs/deviations.md).
     """
     timeouts = np.zeros(len(terminals), bool)
     start = 0

@@ -1,0 +1,200 @@
+"""Minari's datasets by id, evaluated in the environment that they name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+from iql.episodes import qlearning_rows
+from iql.errors import UserError
+from iql.tasks import minari_folder, rows, spaces
+from iql.tasks.files import sha256
+from iql.tasks.minari_folder import told
+from iql.tasks.physics import version_of
+from iql.tasks.recorded import RecordedTask
+from iql.tasks.rows import Episode, Rows
+
+if TYPE_CHECKING:
+    from minari import MinariDataset
+
+log = logging.getLogger(__name__)
+
+ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
+
+DECISIVE = ("observation_space", "action_space", "env_spec", "eval_env_spec", "ref_min_score", "ref_max_score")
+"""What of a dataset's metadata decides a run's numbers: flattening, scaling, the environment, the score."""
+
+
+class MinariTask(RecordedTask):
+    """A dataset of Minari's with continuous actions.
+
+    dataset   Minari's id, D4RL/door/human-v2; downloaded by Minari into its own folder
+              (MINARI_DATASETS_PATH, default ~/.minari/datasets) if it is not there
+    horizon   steps after which an evaluation's episode is cut; None: the environment's own
+    ref_min, ref_max  returns that score 0 and 100; None: those of the dataset's metadata, and without them
+              a score is the return
+    The rest is RecordedTask's.
+    """
+
+    custom = False
+
+    def __init__(
+        self,
+        name: str,
+        dataset: str | None,
+        horizon: int | None,
+        reward: str,
+        ref_min: float | None,
+        ref_max: float | None,
+        normalize: bool,
+    ) -> None:
+        super().__init__(
+            name=name, horizon=horizon, ref_min=ref_min, ref_max=ref_max, reward=reward, normalize=normalize
+        )
+        if dataset is None:
+            raise UserError("env=minari needs a dataset: give env.dataset=ID, e.g. env.dataset=D4RL/door/human-v2")
+        if not ID.fullmatch(dataset):
+            raise UserError(
+                f"env.dataset={dataset} is no id of Minari's, which read NAMESPACE/NAME-vVERSION: D4RL/door/human-v2"
+            )
+        self.dataset = dataset
+        self._scale: spaces.ActionScale | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the data files' digests and of what in the metadata decides the numbers."""
+        folder = self._minari.storage.data_path
+        metadata = json.loads((folder / "metadata.json").read_text())
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "metadata.json")
+        parts = [json.dumps({key: metadata.get(key) for key in DECISIVE}), *map(sha256, files)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def locate(self) -> Path:
+        """The dataset's folder, downloaded if it is not there. Raises UserError."""
+        return minari_folder.find(self.dataset)
+
+    def read(self) -> tuple[Rows, str]:
+        """The dataset's rows, flat, with actions scaled to ±1 by their space's bounds, and its id. Raises UserError."""
+        dataset, source = self._minari, f"Minari's {self.dataset}"
+        spaces.check(dataset.observation_space, dataset.action_space, source)
+        steps = int(dataset.total_steps)
+        with told(f"{source} cannot be read", self._anew()):
+            data = rows.join(_episodes(dataset), steps + int(dataset.total_episodes))
+        if (found := len(qlearning_rows(data.timeouts))) != steps:
+            raise UserError(f"{source} holds {found:,} steps, its metadata says {steps:,}; {self._anew()}")
+        for key in ("observations", "actions", "rewards"):
+            rows.check_finite(getattr(data, key), key, source)
+        self.observation_dim, self.action_dim = data.observations.shape[1], data.actions.shape[1]
+        self._scale = spaces.ActionScale.of(dataset.action_space, data.actions)
+        self._scale.to_unit(data.actions)
+        return data, source
+
+    def score(self, returns: np.ndarray) -> np.ndarray:
+        """RecordedTask's, with the dataset's own references unless others were given. Raises UserError."""
+        _ = self._minari  # brings the references
+        return super().score(returns)
+
+    def env_makers(self, num: int) -> list[Callable[[], gymnasium.Env]]:
+        """What makes each of `num` environments, flat and with actions within ±1. Raises UserError if there is none."""
+        dataset, env = self._minari, self._env
+        if env.spec is None or env.spec.max_episode_steps is None:
+            raise UserError(f"the environment of {self.dataset} has no limit of steps: give env.horizon=STEPS")
+        for what in ("observation", "action"):
+            recorded, own = (getattr(each, f"{what}_space") for each in (dataset, env))
+            if not spaces.fits(recorded, own):
+                raise UserError(
+                    f"{self.dataset} has {what}s {recorded}, but its environment {env.spec.id} has {own}: "
+                    "train it with evaluation=none"
+                )
+        if self._scale is None:
+            self.read()
+            assert self._scale is not None
+        return [partial(_flat, dataset, self.horizon, self._scale)] * num
+
+    def simulator_facts(self) -> dict[str, object]:
+        """The environment's id in place of a physics profile, and mujoco's version if it runs on mujoco."""
+        try:
+            return {"mujoco": version_of(self._env), "physics": _env_id(self._minari)}
+        except UserError:  # it cannot be made, and whoever evaluates in it is told
+            return {"mujoco": None, "physics": _env_id(self._minari)}
+
+    @cached_property
+    def _minari(self) -> MinariDataset:
+        """The dataset; its references for scores are taken over unless others were given. Raises UserError."""
+        folder = self.locate()
+        import minari
+
+        with told(f"Minari's {self.dataset} cannot be opened", self._anew()):
+            dataset = minari.load_dataset(self.dataset)
+            metadata = dataset.storage.metadata
+        low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+        if self.ref_min is None and low is not None and high is not None:
+            if low == high or not all(map(math.isfinite, (low, high))):
+                raise UserError(
+                    f"{folder} has ref_min_score {low} and ref_max_score {high}, which make no score: "
+                    "give env.ref_min and env.ref_max"
+                )
+            self.ref_min, self.ref_max = float(low), float(high)
+        return dataset
+
+    @cached_property
+    def _env(self) -> gymnasium.Env:
+        """One environment, for what can be asked of it. Raises UserError."""
+        if _env_id(self._minari) is None:
+            raise UserError(f"{self.dataset} names no environment to evaluate in: train it with evaluation=none")
+        return _recovered(self._minari, self.horizon)
+
+    def _anew(self) -> str:
+        return f"get it again: delete {self.locate()} and run the same command, or bring it from elsewhere"
+
+
+def _episodes(dataset: MinariDataset) -> Iterator[Episode]:
+    bar = tqdm(dataset.iterate_episodes(), total=int(dataset.total_episodes), unit=" episodes", disable=None)
+    for episode in bar:
+        observations = spaces.flatten(dataset.observation_space, episode.observations)
+        actions = spaces.flatten(dataset.action_space, episode.actions)
+        steps = len(episode.rewards)
+        if (len(observations), len(actions), len(episode.terminations)) != (steps + 1, steps, steps):
+            raise ValueError(
+                f"episode {episode.id} has {len(observations)} observations, {len(actions)} actions, {steps} rewards "
+                f"and {len(episode.terminations)} terminations; observations must be one more than the others"
+            )
+        yield Episode(observations, actions, episode.rewards, episode.terminations)
+
+
+def _env_id(dataset: MinariDataset) -> str | None:
+    """The id of the environment to evaluate in."""
+    metadata = dataset.storage.metadata
+    spec = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    return json.loads(spec)["id"] if spec else None
+
+
+def _recovered(dataset: MinariDataset, horizon: int | None) -> gymnasium.Env:
+    """The environment to evaluate in: the dataset's evaluation environment, else the one it was recorded in."""
+    options: dict[str, Any] = {} if horizon is None else {"max_episode_steps": horizon}
+    evaluated = "eval_env_spec" in dataset.storage.metadata
+    what = f"the environment {_env_id(dataset)} of {dataset.id} cannot be made"
+    with told(what, "install its package, or train with evaluation=none", _say):
+        return dataset.recover_environment(eval_env=evaluated, disable_env_checker=True, **options)
+
+
+def _flat(dataset: MinariDataset, horizon: int | None, scale: spaces.ActionScale) -> gymnasium.Env:
+    env = _recovered(dataset, horizon)
+    return spaces.flat_env(env, scale, dataset.observation_space, dataset.action_space)
+
+
+@cache
+def _say(warning: str) -> None:
+    """Log what an environment warns of, once however many are made of it."""
+    log.warning("%s", warning)

@@ -1,0 +1,220 @@
+"""Put datasets into the cache, for machines whose compute nodes have no network.
+
+    python scripts/fetch.py hopper-medium-v2 'antmaze-*-v2'
+    python scripts/fetch.py env=hopper-medium-v2,walker2d-medium-v2 algorithm.tau=0.7,0.9 'seed=range(0,10)'
+    python scripts/fetch.py --list
+
+A name is a task's, a quoted pattern of names, or the words of a train.py or sweep.py command line, of which
+env and env.* matter here. The cache is IQL_DATA_DIR (default ~/.cache/iql); what lies there or in D4RL's own
+folder is not downloaded again. Every file is checked as training checks it, and a download that was cut is
+resumed by the same command. Exit code 1 if one of the datasets could not be had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from iql import catalogue
+from iql.complaints import composition_problem
+from iql.errors import UserError
+from iql.tasks import files
+
+Request = tuple[str, tuple[str, ...]]
+"""A task's name and the overrides of env.* that it is to have."""
+
+DIGITS = 12  # of a SHA-256 shown
+
+log = logging.getLogger(__name__)
+
+
+def requests_of(words: list[str]) -> list[Request]:
+    """What the words ask for, each once, in order; words of a sweep that do not choose data are named and dropped.
+
+    Raises UserError for an unknown name, or a word that is not in Hydra's grammar.
+    """
+    chosen: list[Request] = []
+    changes: list[list[str]] = []
+    ignored: list[str] = []
+    for word in words:
+        dataset = word.removeprefix("minari:")
+        if dataset != word:
+            chosen.append(("minari", (f"env.dataset={dataset}",)))
+        elif "=" not in word:
+            chosen += [(name, ()) for name in catalogue.matching(word)]
+        else:
+            override = _parsed(word)
+            key = override.key_or_group
+            if key == "env":
+                chosen += [(name, ()) for value in _values(override) for name in catalogue.matching(value)]
+            elif key.startswith("env."):
+                changes.append([f"{override.get_key_element()}={value}" for value in _values(override)])
+            else:
+                ignored.append(word)
+    if ignored:
+        print(f"not about data, ignored: {' '.join(ignored)}", file=sys.stderr)
+    if not chosen:
+        raise UserError("no task is named: give NAME or env=NAME; --list shows the names")
+    products = [(name, own + more) for name, own in chosen for more in itertools.product(*changes)]
+    return list(dict.fromkeys(products))
+
+
+def _parsed(word: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise UserError(composition_problem(error) or f"{word}: {error}") from error
+
+
+def _values(override: Override) -> list[str]:
+    """The values that an override stands for: one, or those of its sweep, as Hydra writes them."""
+    value = override.value()
+    if isinstance(value, Glob):
+        return value.filter(catalogue.names())
+    if override.is_discrete_sweep():
+        return [str(text) for text in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str()]
+
+
+def own_place(node: dict[str, Any]) -> Path | None:
+    """Where in the cache the file of an env section lies or would lie; None for one that is kept elsewhere."""
+    if node.get("made_rows"):
+        name = f"{node['name']}-rows{node['made_rows']}-seed{node['made_seed']}.hdf5"
+        return files.cache_dir() / "made" / name
+    if node.get("url"):
+        return files.cache_dir() / unquote(Path(urlsplit(node["url"]).path).name)
+    return None
+
+
+def place(node: dict[str, Any]) -> Path | None:
+    """Where the file of an env section lies now: the cache or D4RL's folders; None if nowhere there."""
+    own = own_place(node)
+    if own is None:
+        return None
+    folders = [own.parent, *(files.d4rl_dirs() if node.get("url") else [])]
+    return next((folder / own.name for folder in folders if (folder / own.name).is_file()), None)
+
+
+def fetch(node: dict[str, Any]) -> bool:
+    """Bring the data of an env section here and check it as training does; whether it had to be brought.
+
+    Prints a line on what there is now. Raises UserError.
+    """
+    if node["_target_"].endswith(".FileTask") or node.get("path"):
+        raise UserError("data of your own (env.path=FILE) is not fetched: copy the file to where the jobs can read it")
+    before = place(node)
+    task = catalogue.task(node)
+    transitions = task.transitions()
+    now = place(node)
+    where = f"{now}, {_size(now.stat().st_size)}" if now else "in the folder that its own library keeps"
+    what = "fetched" if before is None else "already there"
+    print(
+        f"{node['name']}: {what}, {len(transitions):,} transitions, {where}, SHA-256 {task.digest[:DIGITS]}", flush=True
+    )
+    return before is None
+
+
+def fetch_all(nodes: list[dict[str, Any]]) -> int:
+    """Fetch one after the other, whatever becomes of the others; returns the exit code."""
+    fetched: list[str] = []
+    there: list[str] = []
+    failed: list[str] = []
+    for number, node in enumerate(nodes, 1):
+        log.info("%d of %d: %s", number, len(nodes), node["name"])
+        try:
+            (fetched if fetch(node) else there).append(node["name"])
+        except (UserError, OSError) as error:
+            print(f"fetch.py: {node['name']}: {error}", file=sys.stderr)
+            failed.append(node["name"])
+    named = f" ({', '.join(failed)})" if failed else ""
+    print(f"{len(fetched)} fetched, {len(there)} already there, {len(failed)} failed{named}")
+    return 1 if failed else 0
+
+
+def table(nodes: list[dict[str, Any]]) -> str:
+    """What there is of every env section's data, a line each, and the size of all of it."""
+    lines = [("task", "where", "size", "rows", "SHA-256", "partial download")]
+    sizes: dict[Path, int] = {}
+    for node in nodes:
+        own, now = own_place(node), place(node)
+        part = own.with_name(f"{own.name}.part") if own else None
+        if now is not None:
+            sizes[now] = now.stat().st_size
+        rows = node.get("rows") or node.get("made_rows")
+        lines.append(
+            (
+                node["name"],
+                "–" if now is None else "cache" if now == own else str(now.parent),
+                _size(sizes[now]) if now else "–",
+                f"{rows:,}" if rows else "not known",
+                _recorded(now) if now else "–",
+                _size(part.stat().st_size) if part and part.is_file() else "",
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    right = (2, 3)
+    shown = [
+        "  ".join(
+            text.rjust(width) if column in right else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    total = f"{len(sizes)} files, {_size(sum(sizes.values()))}; the cache is {files.cache_dir()}"
+    return "\n".join([*shown, total])
+
+
+def _recorded(path: Path) -> str:
+    """The beginning of the SHA-256 that was recorded beside a file when it was first used."""
+    try:
+        return path.with_name(f"{path.name}.sha256").read_text()[:DIGITS]
+    except OSError:
+        return "–"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog="The cache is the folder IQL_DATA_DIR, by default ~/.cache/iql; set it to choose another, for training "
+        "too. A download that was cut is resumed by the same command.",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a task, a quoted pattern, or a sweep's words (env=A,B)"
+    )
+    parser.add_argument("--list", action="store_true", help="show what there is and download nothing")
+    options = parser.parse_args()
+    if not options.names and not options.list:
+        parser.error("give a NAME, or --list")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        requests = requests_of(options.names) if options.names else [(name, ()) for name in catalogue.names()]
+        nodes = catalogue.settings(requests)
+        if options.list:
+            print(table(nodes))
+            return 0
+        return fetch_all(nodes)
+    except UserError as error:
+        print(f"fetch.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nfetch.py: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

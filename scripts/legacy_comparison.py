@@ -1,0 +1,306 @@
+"""What scripts/legacy.py compares: our simulators with D4RL's, step by step and over whole episodes of small policies."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iql.errors import UserError
+from iql.tasks import legacy
+from iql.tasks.simulators import SIMULATORS, make
+
+ROOT = Path(__file__).resolve().parent.parent
+
+POLICIES = ROOT / "docs/legacy"
+
+IDS = {
+    "hopper": "hopper-medium-v2",
+    "walker2d": "walker2d-medium-v2",
+    "halfcheetah": "halfcheetah-medium-v2",
+    "door": "door-human-v1",
+    "antmaze-umaze": "antmaze-umaze-v2",
+}
+"""What is compared: the simulator here, and an environment of d4rl that has it."""
+
+SEARCHED = ("halfcheetah", "antmaze-umaze")
+"""Whose policy came from a search: the clone of 1,900 rows falls over, and a maze's start is not where the data begins."""
+
+SLOTS = 10
+"""Environments side by side."""
+
+APART = 1e-6
+"""An episode has parted when an entry of qpos or qvel differs by more, or the ends do."""
+
+
+Policy = dict[str, np.ndarray]
+"""mean and std [obs] of the observations, then w0, b0, w1, b1, ... of tanh layers, the last to the action."""
+
+
+def act(policy: Policy, observations: np.ndarray) -> np.ndarray:
+    """Actions [N, act] float64 for observations [N, obs]; d4rl's wrapper rounds those in float32 by up to 6e-8."""
+    x = (observations - policy["mean"]) / policy["std"]
+    for layer in range((len(policy) - 2) // 2):
+        x = np.tanh(x @ policy[f"w{layer}"] + policy[f"b{layer}"])
+    return x
+
+
+def load_policy(name: str, path: Path | None) -> Policy:
+    path = path or POLICIES / f"{name}.npz"
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: make it with `python scripts/legacy.py clone {name} --data FILE`")
+    with np.load(path) as file:
+        return {key: file[key].astype(float) for key in file}
+
+
+def clone(options: argparse.Namespace) -> None:
+    """Fit a policy to recorded actions, and store it where compare looks for it."""
+    import h5py
+    import torch
+
+    if options.data.suffix == ".npz":
+        with np.load(options.data) as recorded:
+            env: Any = make(options.name).unwrapped
+            observations = np.array(
+                [_observed(env, *state) for state in zip(recorded["qpos"], recorded["qvel"], strict=True)]
+            )
+            actions = recorded["action"]
+    else:
+        with h5py.File(options.data) as file:
+            observations, actions = file["observations"][:], file["actions"][:]
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    mean, std = observations.mean(0), observations.std(0) + 1e-3
+    x = torch.tensor((observations - mean) / std, dtype=torch.float32)
+    y = torch.tensor(actions, dtype=torch.float32).clamp(-0.999, 0.999)
+    layers = [torch.nn.Linear(x.shape[1], 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, y.shape[1])]
+    net = torch.nn.Sequential(*(part for layer in layers for part in (layer, torch.nn.Tanh())))
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-5)
+    for _ in range(options.updates):
+        rows = torch.randint(len(x), (256,))
+        loss = ((net(x[rows] + 0.02 * torch.randn_like(x[rows])) - y[rows]) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    policy = {"mean": mean, "std": std}
+    for index, layer in enumerate(layers):
+        policy |= {f"w{index}": layer.weight.detach().numpy().T, f"b{index}": layer.bias.detach().numpy()}
+    _store(options.name, policy)
+    print(f"{len(x):,} rows, last loss {loss.item():.4f}")
+
+
+def _observed(env: Any, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+    env.set_state(qpos, qvel)
+    return env._get_obs()
+
+
+def search(options: argparse.Namespace) -> None:
+    """Improve a linear policy by random changes; what counts is the return, in a maze how near it comes to the goal."""
+    rng = np.random.default_rng(0)
+    entry = SIMULATORS[options.name]
+    env: Any = make(options.name).unwrapped
+    size = entry.observation_dim, entry.action_dim
+    policy = {"mean": np.zeros(size[0]), "std": np.ones(size[0]), "w0": np.zeros(size), "b0": np.zeros(size[1])}
+    policy["std"][-env.model.nv :] = 5.0  # velocities
+    worth, tries = (_gained, 6) if "antmaze" in options.name else (_earned, 3)
+    best = -np.inf
+    for trial in range(options.trials):
+        changed = dict(policy)
+        scale = 1.0 if trial < options.trials // 3 else 0.2
+        changed["w0"] = (policy["w0"] if scale < 1 else 0) + rng.normal(0, scale, size)
+        changed["b0"] = (policy["b0"] if scale < 1 else 0) + rng.normal(0, scale / 2, size[1])
+        found = float(np.mean([worth(env, changed, episode) for episode in range(tries)]))
+        if found > best:
+            best, policy = found, changed
+            print(f"trial {trial}: {best:.3f}", flush=True)
+    _store(options.name, policy)
+
+
+def _earned(env: Any, policy: Policy, episode: int, steps: int = 400) -> float:
+    """Return of an episode's first steps."""
+    observation, _ = env.reset(seed=episode)
+    total = 0.0
+    for _ in range(steps):
+        observation, reward, ended, _, _ = env.step(act(policy, observation[None])[0])
+        total += float(reward)
+        if ended:
+            break
+    return total
+
+
+def _gained(env: Any, policy: Policy, episode: int, steps: int = 150) -> float:
+    """Metres nearer to the goal at best, and 1 more for reaching it."""
+    observation, _ = env.reset(seed=episode)
+    state = begin({"qpos": env.data.qpos.copy(), "qvel": env.data.qvel.copy(), "goal": env.goal}, episode)
+    put(env, state)
+    observation = np.concatenate([state["qpos"], state["qvel"]])
+    first = nearest = float(np.linalg.norm(state["qpos"][:2] - state["goal"]))
+    for _ in range(steps):
+        observation, _, reached, _, _ = env.step(act(policy, observation[None])[0])
+        nearest = min(nearest, float(np.linalg.norm(observation[:2] - state["goal"])))
+        if reached:
+            return first + 1.0
+    return first - nearest
+
+
+def _store(name: str, policy: Policy) -> None:
+    POLICIES.mkdir(exist_ok=True)
+    np.savez_compressed(POLICIES / f"{name}.npz", **{k: v.astype(np.float32) for k, v in policy.items()})  # type: ignore[arg-type]
+
+
+def begin(state: dict[str, np.ndarray], episode: int) -> dict[str, np.ndarray]:
+    """The state that an episode is compared from: antmaze's within three metres of its goal, others as they were reset.
+
+    No small policy walks through a maze; from here some episodes reach the goal and some do not.
+    """
+    if "goal" in state:
+        rng = np.random.default_rng(episode)
+        state["qpos"][:2] = state["goal"] + (rng.uniform(0.6, 3.0), rng.uniform(-0.5, 0.0))
+    return state
+
+
+def put(env: Any, state: dict[str, np.ndarray]) -> None:
+    """Put one of today's simulators into a state as LegacyEnvs.get_state gives it."""
+    if "goal" in state:
+        env.goal = state["goal"]
+    if hasattr(env, "set_env_state"):
+        env.set_env_state({key: state[key] for key in env._state_space.spaces})
+    else:
+        env.set_state(state["qpos"], state["qvel"])
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print, for every name, how far one step and 100 episodes differ."""
+    for name in options.names:
+        if name not in IDS:
+            raise UserError(f"{name} is not compared here; choose from {', '.join(IDS)}")
+    policies = {name: load_policy(name, options.policy) for name in options.names}
+    print("| task | one step: state | observation | reward | ends | mean, legacy | mean, here | IQM, legacy | IQM, here "
+          "| agree | parted | at step (quartiles) | equal returns |\n" + "|---" * 13 + "|", flush=True)  # fmt: skip
+    for name in options.names:
+        entry = SIMULATORS[name]
+        envs = legacy.LegacyEnvs(IDS[name], SLOTS, entry.horizon, entry.observation_dim, entry.action_dim)
+        here: list[Any] = [make(name).unwrapped for _ in range(SLOTS)]
+        errors, ends = one_step(envs, here[0], policies[name], options.steps)
+        theirs, ours, parted = episodes(envs, here, policies[name], options.episodes)
+        envs.close()
+        print(_row(name, errors, ends, theirs, ours, parted), flush=True)
+
+
+def one_step(envs: legacy.LegacyEnvs, env: Any, policy: Policy, steps: int) -> tuple[list[float], bool]:
+    """Largest error of state, observation and reward over steps from equal states, and whether all ends agree.
+
+    The states are those that the policy, with noise, visits in the legacy stack.
+    """
+    rng = np.random.default_rng(0)
+    errors, ends = [0.0, 0.0, 0.0], True
+    env.reset(seed=0)
+    observations = fresh(envs, range(SLOTS))
+    for _ in range(steps // SLOTS):
+        states = [envs.get_state(slot) for slot in range(SLOTS)]
+        for slot, state in enumerate(states):
+            envs.set_state(slot, state)
+        noise = rng.uniform(-0.5, 0.5, (SLOTS, envs.single_action_space.shape[0]))  # type: ignore[index]
+        actions = np.clip(act(policy, observations) + noise, -1, 1)
+        observations, rewards, done, _, _ = envs.step(actions)
+        for slot, state in enumerate(states):
+            put(env, state)
+            observation, reward, terminated, _, _ = env.step(actions[slot])
+            after = envs.get_state(slot)
+            found = (
+                max(np.abs(env.data.qpos - after["qpos"]).max(), np.abs(env.data.qvel - after["qvel"]).max()),
+                np.abs(observation - observations[slot]).max(),
+                abs(reward - rewards[slot]),
+            )
+            errors = [max(pair) for pair in zip(errors, map(float, found), strict=True)]
+            ends = ends and terminated == done[slot]
+        ended = np.flatnonzero(envs.ended).tolist()
+        if ended:
+            observations[ended] = fresh(envs, ended)[ended]
+    return errors, ends
+
+
+def fresh(envs: legacy.LegacyEnvs, slots: Iterable[int], first: int = 0) -> np.ndarray:
+    """Put `slots` at the start of episodes first + slot; the observations of all."""
+    mask = np.isin(np.arange(SLOTS), list(slots))
+    seeds: list[int | None] = list(range(first, first + SLOTS))
+    observations, _ = envs.reset(seed=seeds, options={"reset_mask": mask})
+    for slot in slots:
+        state = begin(envs.get_state(slot), first + slot)
+        envs.set_state(slot, state)
+        if "goal" in state:
+            observations[slot] = np.concatenate([state["qpos"], state["qvel"]])
+    return observations
+
+
+def episodes(
+    envs: legacy.LegacyEnvs, here: list[Any], policy: Policy, total: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns [total] in the legacy stack and here from the same starts, and the steps [total] at which they part.
+
+    Each stack acts on its own observations. An episode that never parts has −1.
+    """
+    theirs, ours, parted = np.zeros(total), np.zeros(total), np.full(total, -1)
+    for first in range(0, total, SLOTS):
+        now = slice(first, first + SLOTS)
+        observations = fresh(envs, range(SLOTS), first)
+        for slot, env in enumerate(here):
+            env.reset(seed=first + slot)
+            put(env, envs.get_state(slot))
+        seen = observations.copy()
+        on_there, on_here = np.ones(SLOTS, bool), np.ones(SLOTS, bool)
+        for step in range(envs.horizon):
+            observations, rewards, done, _, _ = envs.step(act(policy, observations))
+            theirs[now] += rewards * on_there
+            actions = act(policy, seen)
+            for slot in np.flatnonzero(on_here).tolist():
+                seen[slot], reward, terminated, _, _ = here[slot].step(actions[slot])
+                ours[first + slot] += reward
+                if on_there[slot] and parted[first + slot] < 0:
+                    state = envs.get_state(slot)
+                    apart = max(
+                        np.abs(here[slot].data.qpos - state["qpos"]).max(),
+                        np.abs(here[slot].data.qvel - state["qvel"]).max(),
+                    )
+                    parted[first + slot] = step if apart > APART or terminated != done[slot] else -1
+                on_here[slot] = not terminated
+            on_there &= ~done
+            if not (on_there.any() or on_here.any()):
+                break
+            if envs.ended.any() and step + 1 < envs.horizon:  # an episode that is over goes on unseen
+                observations, _ = envs.reset(seed=[0] * SLOTS, options={"reset_mask": envs.ended.copy()})
+    return theirs, ours, parted
+
+
+def iqm(values: np.ndarray) -> np.ndarray:
+    """Mean of the middle half along the last axis."""
+    cut = values.shape[-1] // 4
+    return np.sort(values, -1)[..., cut : values.shape[-1] - cut].mean(-1)
+
+
+def interval(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, float]:
+    """The statistic and the ends of its 95 % bootstrap interval (percentiles of 10,000 resamples)."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(10_000, len(values)))
+    low, high = np.percentile(statistic(values[drawn]), [2.5, 97.5])
+    return float(statistic(values)), float(low), float(high)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return values.mean(-1)
+
+
+def _row(name: str, errors: list[float], ends: bool, theirs: np.ndarray, ours: np.ndarray, parted: np.ndarray) -> str:
+    cells = [name, *(f"{error:.0e}" for error in errors), "equal" if ends else "DIFFER"]
+    agree = True
+    for statistic in (_mean, iqm):
+        pair = [interval(returns, statistic) for returns in (theirs, ours)]
+        cells += [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in pair]
+        agree = agree and all(one[1] <= other[0] <= one[2] for one, other in (pair, pair[::-1]))
+    steps = parted[parted >= 0]
+    quartiles = "/".join(f"{step:.0f}" for step in np.percentile(steps, [25, 50, 75])) if len(steps) else "–"
+    equal = int((np.abs(theirs - ours) <= 1e-6).sum())
+    cells += ["yes" if agree else "NO", f"{len(steps)} of {len(parted)}", quartiles, str(equal)]
+    return "| " + " | ".join(cells) + " |"
