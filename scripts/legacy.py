@@ -24,9 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from legacy_comparison import IDS, SEARCHED, SLOTS, clone, compare, search  # noqa: E402
+
 from iql.errors import UserError  # noqa: E402
 from iql.tasks import legacy  # noqa: E402
-from scripts.legacy_comparison import IDS, SEARCHED, SLOTS, clone, compare, search  # noqa: E402
 
 MUJOCO_WHEEL = "free-mujoco-py==2.1.6"
 """Brings MuJoCo 2.1.0; its Python code is not used, since it declares itself for Python < 3.11 only."""

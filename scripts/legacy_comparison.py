@@ -1,4 +1,4 @@
-"""What scripts/legacy.py compares: our simulators with D4RL's, step by step and over whole episodes of small policies."""
+"""What scripts/legacy.py compares: our simulators with D4RL's, one step at a time and over whole episodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IDS = {
 """What is compared: the simulator here, and an environment of d4rl that has it."""
 
 SEARCHED = ("halfcheetah", "antmaze-umaze")
-"""Whose policy came from a search: the clone of 1,900 rows falls over, and a maze's start is not where the data begins."""
+"""Whose policy came from a search: a clone of 1,900 rows falls over, and no data begins where a maze does."""
 
 SLOTS = 10
 """Environments side by side."""
@@ -35,6 +35,11 @@ SLOTS = 10
 APART = 1e-6
 """An episode has parted when an entry of qpos or qvel differs by more, or the ends do."""
 
+
+COLUMNS = (
+    *("task", "one step: state", "observation", "reward", "ends", "mean, legacy", "mean, here", "IQM, legacy"),
+    *("IQM, here", "agree", "parted", "at step (quartiles)", "equal returns"),
+)
 
 Policy = dict[str, np.ndarray]
 """mean and std [obs] of the observations, then w0, b0, w1, b1, ... of tanh layers, the last to the action."""
@@ -178,8 +183,7 @@ def compare(options: argparse.Namespace) -> None:
         if name not in IDS:
             raise UserError(f"{name} is not compared here; choose from {', '.join(IDS)}")
     policies = {name: load_policy(name, options.policy) for name in options.names}
-    print("| task | one step: state | observation | reward | ends | mean, legacy | mean, here | IQM, legacy | IQM, here "
-          "| agree | parted | at step (quartiles) | equal returns |\n" + "|---" * 13 + "|", flush=True)  # fmt: skip
+    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
     for name in options.names:
         entry = SIMULATORS[name]
         envs = legacy.LegacyEnvs(IDS[name], SLOTS, entry.horizon, entry.observation_dim, entry.action_dim)

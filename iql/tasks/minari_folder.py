@@ -95,7 +95,7 @@ def _reach(dataset: str, root: Path) -> None:
 @contextmanager
 def _one_at_a_time(staging: Path) -> Iterator[None]:
     """Hold the lock of this download; a killed holder's goes with it."""
-    staging.mkdir(parents=True, exist_ok=True)
+    staging.parent.mkdir(exist_ok=True)
     lock = FileLock(f"{staging}.lock")
     try:
         lock.acquire(timeout=0)
