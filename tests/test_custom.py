@@ -39,7 +39,7 @@ def raw_ogbench() -> dict[str, np.ndarray]:
     """As OGBench's files lie on disk: one row a state, terminals at each trajectory's last; relabelled for a task."""
     flat = states().reshape(-1, 2)
     masks = np.ones(len(flat), np.float32)
-    masks[STEPS - 1] = 0  # the first trajectory's last step reaches the goal
+    masks[[STEPS - 1, -2]] = 0  # the last steps of the first and of the last trajectory reach the goal
     return {
         "observations": flat,
         "actions": (flat[:, :1] / 100).astype(np.float32),
@@ -81,13 +81,13 @@ def test_ogbenchs_three_forms_are_the_same_transitions(tmp_path, form):
     flat, reference = states(), set()
     for episode in range(EPISODES):
         for step in range(STEPS):
-            if (episode, step) != (0, STEPS - 1):
+            if (episode, step) not in ((0, STEPS - 1), (EPISODES - 1, STEPS - 1)):
                 state, successor = flat[episode, step], flat[episode, step + 1]
                 reference.add((*state, np.float32(state[0] / 100), 0.0, 1.0, *successor))
     assert found == reference
     ends = [i for i in data.rows if not data.masks[i]]  # the successor of one that ends is never looked at
-    assert [data.observations[i].tolist() for i in ends] == [flat[0, STEPS - 1].tolist()]
-    assert [data.rewards[i] for i in ends] == [-1.0]
+    assert [data.observations[i].tolist() for i in ends] == [flat[e, STEPS - 1].tolist() for e in (0, EPISODES - 1)]
+    assert [data.rewards[i] for i in ends] == [-1.0, -1.0]
     assert len(data) == EPISODES * STEPS
 
 

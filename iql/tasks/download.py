@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0  # seconds to wait for a connection
 READ_TIMEOUT = 30.0  # seconds without a byte after which a server counts as stalled
+LINE_SECONDS = 30.0  # in a log file a line on a download at most this often
 CHUNK = 64 * 1024  # bytes written at a time
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -122,7 +124,7 @@ def _receive(url: str, response: Response, part: Path, offset: int) -> None:
     if not offset:  # what the next life needs to go on is on disk before the first byte of data
         _discard(part)
         _write_note(part, {"url": url, "validator": _validator(response), "size": size})
-    have = offset
+    have, told = offset, time.monotonic()
     with (
         part.open("ab", buffering=0) as file,
         tqdm(total=size, initial=offset, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
@@ -133,6 +135,9 @@ def _receive(url: str, response: Response, part: Path, offset: int) -> None:
                 view = view[file.write(view) :]
             have += len(chunk)
             bar.update(len(chunk))
+            if bar.disable and time.monotonic() - told >= LINE_SECONDS:
+                told = time.monotonic()
+                log.info("%s: %s of %s bytes", part.stem, f"{have:,}", f"{size:,}" if size else "?")
     if size is not None and have != size:
         raise UserError(
             f"download of {url} ended after {have:,} of {size:,} bytes; they are kept and the same command resumes"

@@ -61,14 +61,16 @@ def _rows(file: Mapping[str, np.ndarray], path: Path, horizon: int | None) -> Ro
     if successors.shape != observations.shape:
         wrong, right = list(successors.shape), list(observations.shape)
         raise UserError(f"{path}: next_observations is {wrong} where {right} is needed, as observations are")
-    # A trajectory's last step is followed by a row for what it led to, unless the task ends there.
-    ends[-1] = True
-    needing = np.flatnonzero(ends & ~terminals) + 1
+    # A trajectory's last step is followed by a row for what it led to, unless the task ends there; so is the last
+    # step of all, since no transition starts from a last row.
+    cut = ends & ~terminals
+    cut[-1] = True
+    needing = np.flatnonzero(cut) + 1
     timeouts = np.zeros(len(ends), bool)
     return Rows(
         np.insert(observations, needing, successors[needing - 1], axis=0),
         np.insert(actions, needing, 0.0, axis=0),
         np.insert(rewards, needing, 0.0),
         np.insert(terminals, needing, False),
-        np.insert(timeouts, needing, True),
+        np.insert(timeouts, needing, ~terminals[needing - 1]),
     )
