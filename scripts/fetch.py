@@ -18,7 +18,6 @@ import logging
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -90,11 +89,8 @@ def _values(override: Override) -> list[str]:
 def own_place(node: dict[str, Any]) -> Path | None:
     """Where in the cache the file of an env section lies or would lie; None for one that is kept elsewhere."""
     if node.get("made_rows"):
-        name = f"{node['name']}-rows{node['made_rows']}-seed{node['made_seed']}.hdf5"
-        return files.cache_dir() / "made" / name
-    if node.get("url"):
-        return files.cache_dir() / unquote(Path(urlsplit(node["url"]).path).name)
-    return None
+        return files.place_of_made(node["name"], node["made_rows"], node["made_seed"])
+    return files.place(node["url"]) if node.get("url") else None
 
 
 def place(node: dict[str, Any]) -> Path | None:

@@ -413,7 +413,8 @@ def test_what_is_no_id_is_told_at_once(dataset):
 
 
 def test_no_id_is_told_at_once():
-    assert "give env.dataset=ID" in complaint(lambda: MinariTask("x", None, None, "none", None, None, False))
+    task = {"name": "x", "horizon": None, "reward": "none", "ref_min": None, "ref_max": None, "normalize": False}
+    assert "give env.dataset=ID" in complaint(lambda: MinariTask(dataset=None, **task))
 
 
 class FolderStorage(CloudStorage):

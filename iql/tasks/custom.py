@@ -28,20 +28,8 @@ class FileTask(RecordedTask):
     The rest is RecordedTask's.
     """
 
-    def __init__(
-        self,
-        name: str,
-        path: str | Path | None,
-        gym_id: str | None,
-        horizon: int | None,
-        reward: str,
-        ref_min: float | None,
-        ref_max: float | None,
-        normalize: bool,
-    ) -> None:
-        super().__init__(
-            name=name, horizon=horizon, ref_min=ref_min, ref_max=ref_max, reward=reward, normalize=normalize
-        )
+    def __init__(self, path: str | Path | None, gym_id: str | None, **task: Any) -> None:
+        super().__init__(**task)
         if path is None:
             raise UserError("env=hdf5 trains on a file of your own: give env.path=FILE (.hdf5 or .npz)")
         self.path = path

@@ -41,20 +41,29 @@ def find(url: str | None, path: str | Path | None = None) -> Path:
         return given
     if not url:
         raise UserError("this task has no file of its own to download: give env.path=FILE")
-    name = unquote(Path(urlsplit(url).path).name)
-    own = cache_dir() / name
+    own = place(url)
     if own.is_file():
         if problem := hdf5_complaint(own):
             raise UserError(f"{own} {problem}; delete it and run the same command to download it again")
         return _held(own)
     for folder in d4rl_dirs():
-        theirs = folder / name
+        theirs = folder / own.name
         if theirs.is_file():
             if not (problem := hdf5_complaint(theirs)):
                 return theirs
             log.warning("passing over %s, which %s", theirs, problem)
     download.fetch(url, own, hdf5_complaint)
     return _held(own)
+
+
+def place(url: str) -> Path:
+    """Where in our own cache the file of a URL lies, or would lie."""
+    return cache_dir() / unquote(Path(urlsplit(url).path).name)
+
+
+def place_of_made(name: str, rows: int, seed: int) -> Path:
+    """Where in our own cache a file of made data lies, or would lie."""
+    return cache_dir() / "made" / f"{name}-rows{rows}-seed{seed}.hdf5"
 
 
 def d4rl_dirs() -> list[Path]:

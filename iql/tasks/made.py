@@ -21,7 +21,7 @@ from tqdm import tqdm
 from iql.errors import UserError
 from iql.storage import sync_folder
 from iql.tasks.d4rl import D4RLTask
-from iql.tasks.files import cache_dir
+from iql.tasks.files import place_of_made
 from iql.tasks.mazes import MAZE2D, Maze
 from iql.tasks.waypoints import make_waypoint_data
 
@@ -105,7 +105,7 @@ def make_file(name: str, maze: Maze, rows: int, seed: int) -> Path:
     renamed, so whatever bears its name is whole. A damaged file is made anew. The same arguments give
     the same bytes. Raises UserError where it cannot be written.
     """
-    path = cache_dir() / "made" / f"{name}-rows{rows}-seed{seed}.hdf5"
+    path = place_of_made(name, rows, seed)
     if path.exists() and complaint(path) is None:
         return path
     with _writing(path):

@@ -49,19 +49,8 @@ class MinariTask(RecordedTask):
 
     custom = False
 
-    def __init__(
-        self,
-        name: str,
-        dataset: str | None,
-        horizon: int | None,
-        reward: str,
-        ref_min: float | None,
-        ref_max: float | None,
-        normalize: bool,
-    ) -> None:
-        super().__init__(
-            name=name, horizon=horizon, ref_min=ref_min, ref_max=ref_max, reward=reward, normalize=normalize
-        )
+    def __init__(self, dataset: str | None, **task: Any) -> None:
+        super().__init__(**task)
         if dataset is None:
             raise UserError("env=minari needs a dataset: give env.dataset=ID, e.g. env.dataset=D4RL/door/human-v2")
         if not ID.fullmatch(dataset):

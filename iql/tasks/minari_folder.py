@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,11 +53,15 @@ def _download(dataset: str, folder: Path, root: Path) -> None:
         if folder.exists():
             raise UserError(f"{folder} is there without data: delete it and run the same command to download it")
         _reach(dataset, root)
+        log.info("downloading %s to %s", dataset, folder)
+        for chatty in ("httpx", "httpx2"):  # huggingface_hub's; a line for each request
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         advice = f"see `minari list remote` for what there is, or bring the dataset to {folder}"
         with (
             told(f"Minari's {dataset} cannot be downloaded", advice),
             _minari_root(staging),
-            contextlib.redirect_stdout(sys.stderr),
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),  # Minari names the folder that it was given for now
         ):
             begun = (staging / dataset).exists()  # then only `force` makes Minari go on with it
             minari.download_dataset(dataset, force_download=begun)
