@@ -313,6 +313,11 @@ GOAL = np.array([0, 0, 0, 1] * 2, np.float32)
             rows(rewards=np.array([-1.5, -1, -0.5, 0, 0, 0.5, 1, 1.5], np.float32) / np.sqrt(0.875)),
             "none", "mean 0 and standard deviation 1", id="standardised",
         ),
+        pytest.param(
+            rows(rewards=np.array([1, 1, 1, 1, 0, 1, 1, 1], np.float32), terminals=GOAL > 0, timeouts=np.arange(8) == 4),
+            "none", None, id="a row that only closes an episode",
+        ),
+        pytest.param(rows(timeouts=np.ones(8, bool)), "none", None, id="no reward at all"),
         pytest.param(rows(actions=np.full((8, 1), 2, np.float32)), "none", "100% of its action entries", id="actions"),
     ],
 )  # fmt: skip

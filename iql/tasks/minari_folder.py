@@ -42,7 +42,7 @@ def _download(dataset: str, folder: Path, root: Path) -> None:
     """Bring a dataset into its folder, whole or not at all, unless another process does so first.
 
     Minari takes a folder for a dataset as soon as one file of it is there, so it downloads into a root of
-    its own beside the others, where the next call goes on after a kill, and the whole is moved.
+    its own beside the others, where files that came stay for the next call, and the whole is moved.
     """
     import minari
 

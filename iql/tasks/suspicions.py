@@ -28,8 +28,11 @@ def suspicions(data: Rows, reward: str, antmaze: bool = False) -> list[str]:
     - Rewards that look transformed already, and would be once more.
     - Actions beyond ±1 that are too many to be rounding: another range was recorded.
     """
+    rewards = data.rewards[~data.timeouts]  # a timeout's row may only hold the last observation, without a reward
+    if not len(rewards):
+        return []
     found = []
-    values = np.unique(data.rewards[: 1 << 20])
+    values = np.unique(rewards[: 1 << 20])
     first = data.rewards[data.terminals][:1000]
     goals = len(values) == 2 and values.tolist() == [0, 1] and len(first) > 0 and bool((first == 1).all())
     if (goals or (antmaze and values.min() >= 0)) and reward != "minus_one":
@@ -50,7 +53,7 @@ def suspicions(data: Rows, reward: str, antmaze: bool = False) -> list[str]:
                 f"its returns lie {spread:.4g} apart: they look scaled by 1000 / (Rmax − Rmin) already, so that "
                 "the score of the data means nothing"
             )
-    elif len(values) > 2 and abs(float(data.rewards.mean())) < ALREADY and abs(float(data.rewards.std()) - 1) < ALREADY:
+    elif len(values) > 2 and abs(float(rewards.mean())) < ALREADY and abs(float(rewards.std()) - 1) < ALREADY:
         found.append("its rewards have mean 0 and standard deviation 1: they look normalised already")
     beyond = float(np.mean(np.abs(data.actions[: 1 << 20]) > 1))
     if beyond > MANY:
