@@ -74,19 +74,29 @@ def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> N
     """Build the learner of a pack from its settings, and run it to its end."""
     import torch
 
-    from iql.devices import choose
+    from iql.devices import check_memory, choose, cores, set_precision
+    from iql.execution import member_bytes
     from iql.networks import build
+    from iql.packs import code_path
     from iql.training import Training
 
     settings = [run.settings for run in runs]
     shared = settings[0]
-    device = choose(shared["device"], shared["threads"])
+    device, threads, path = choose(shared["device"]), cores(shared["threads"]), code_path(runs)
+    set_precision(shared["precision"], device)
+    torch.set_num_threads(1)  # initial weights must not depend on how many there are
     seeds = [run.seed for run in runs]
     dims = {"observation_dim": task.observation_dim}
-    both = {**dims, "action_dim": task.action_dim}
+    sizes = {"value": dims, "q": {**dims, "action_dim": task.action_dim}}
+    sizes["policy"] = sizes["q"]
+    names = {"value": ["value"], "q": ["q1", "q2"], "policy": ["policy"]}
 
-    def network(part: str, names: list[str], sizes: dict[str, int]) -> torch.nn.Module:
-        return build(instantiate(shared["network"][part], _partial_=True, _convert_="all"), names, seeds, **sizes)
+    def networks(seeds: list[int]) -> dict[str, torch.nn.Module]:
+        factories = {part: instantiate(shared["network"][part], _partial_=True, _convert_="all") for part in names}
+        return {part: build(factory, names[part], seeds, **sizes[part]) for part, factory in factories.items()}
+
+    member = member_bytes(networks(seeds[:1]), shared["batch_size"])
+    check_memory(member, data.nbytes, len(runs), device)
 
     optimizer = {key: value for key, value in shared["optimizer"].items() if key != "lr"}
     algorithm = constructor_arguments("algorithm", shared["algorithm"])
@@ -100,16 +110,16 @@ def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> N
         _partial_=True,
         _convert_="all",
     )(
-        value=network("value", ["value"], dims),
-        q=network("q", ["q1", "q2"], both),
-        policy=network("policy", ["policy"], both),
+        **networks(seeds),
         optimizer=instantiate(optimizer, _partial_=True, _convert_="all"),
         seeds=seeds,
         lr=[each["optimizer"]["lr"] for each in settings],
         updates=shared["updates"],
         device=device,
+        precision=shared["precision"],
         **varying,
     )
+    learner.take_path(path, shared["batch_size"], threads)
     trackers = [[instantiate(node) for node in each["tracker"].values()] for each in settings]
     Training(runs=runs, trackers=trackers, learner=learner, task=task, data=data, overrides=overrides).run()
 

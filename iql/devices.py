@@ -1,20 +1,17 @@
-"""The device that a job trains on."""
+"""The device that a job trains on, and what it can do."""
 
 from __future__ import annotations
 
 import os
 
+import psutil
 import torch
 
 from iql.errors import UserError
 
 
-def choose(device: str, threads: int | None) -> torch.device:
-    """The device by name, auto being cuda where there is one; sets the CPU threads (None: all cores).
-
-    Raises UserError for a device that this machine lacks.
-    """
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+def choose(device: str) -> torch.device:
+    """The device by name, auto being cuda where there is one. Raises UserError for a device that this machine lacks."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda"):
@@ -23,3 +20,46 @@ def choose(device: str, threads: int | None) -> torch.device:
         if index >= count:
             raise UserError(f"device={device}: this machine has {count} CUDA devices; use device=cpu or auto")
     return torch.device(device)
+
+
+def cores(threads: int | None) -> int:
+    """CPU threads to train with: `threads`, or one for each core that this process may use."""
+    return threads or len(os.sched_getaffinity(0))
+
+
+def set_precision(precision: str, device: torch.device) -> None:
+    """Settle what products are taken in. Raises UserError for a precision that the device lacks."""
+    torch.backends.cuda.matmul.fp32_precision = "ieee" if precision == "ieee" else "tf32"
+    if precision != "bf16":
+        return
+    if device.type == "cuda":
+        able, need = torch.cuda.is_bf16_supported(including_emulation=False), "compute capability 8.0 or more"
+    else:
+        able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        need = "AVX512_BF16 or AMX"
+    if not able:
+        raise UserError(f"precision=bf16: {device} has no bfloat16 products ({need}); use precision=float32")
+
+
+def check_memory(member: int, shared: int, members: int, device: torch.device) -> None:
+    """Raise UserError, saying how many would fit, if `members` of `member` bytes beside `shared` do not."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    if shared + members * member <= free:
+        return
+    fitting = max(0, (free - shared) // member)
+    advice = "split the pack" if fitting else "use a smaller batch_size or network, or a larger machine"
+    raise UserError(
+        f"a pack of {members} needs about {(shared + members * member) / 2**30:.1f} GiB on {device}, where "
+        f"{free / 2**30:.1f} GiB are free: {fitting} would fit; {advice}"
+    )
+
+
+def _free_memory() -> int:
+    """Bytes of main memory that this process may still take, a container's limit included."""
+    free = psutil.virtual_memory().available
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as current:
+            most = limit.read().strip()
+            return free if most == "max" else min(free, int(most) - int(current.read()))
+    except OSError:  # no container, or none of this kind
+        return free

@@ -6,6 +6,7 @@ in any pack, on any device and wherever it was resumed.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,12 +38,17 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def bits(member_keys: Tensor, counters: Tensor) -> Tensor:
-    """63 random bits for each pair of key [M] and counter [...]: int64 [M, ...], all ≥ 0."""
+def words(member_keys: Tensor, counters: Tensor) -> Tensor:
+    """64 random bits for each pair of key [M] and counter [...]: int64 [M, ...]."""
     x = member_keys.view(-1, *[1] * counters.dim()) + (counters + 1) * _WEYL
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
-    return _shift(x ^ _shift(x, 31), 1)
+    return x ^ _shift(x, 31)
+
+
+def bits(member_keys: Tensor, counters: Tensor) -> Tensor:
+    """63 random bits for each pair of key [M] and counter [...]: int64 [M, ...], all ≥ 0."""
+    return _shift(words(member_keys, counters), 1)
 
 
 class Batch(NamedTuple):
@@ -80,16 +86,28 @@ class Batches:
         self._block = -1
         self._block_rows = torch.empty(0)
 
+    def of(self, members: range) -> Batches:
+        """Some members' batches, of the same data."""
+        own = copy.copy(self)
+        own._keys = self._keys[members.start : members.stop]
+        own._block = -1
+        return own
+
     def at(self, update: int) -> Batch:
         """The batch of update number `update` (counted from 0)."""
         block, place = divmod(update, _UPDATES_PER_BLOCK)
         if block != self._block:
-            size = _UPDATES_PER_BLOCK * self.batch_size
-            counters = torch.arange(block * size, (block + 1) * size, device=self._keys.device)
-            chosen = self.rows[bits(self._keys, counters) % len(self.rows)]
-            self._block_rows = chosen.view(len(self._keys), _UPDATES_PER_BLOCK, self.batch_size)
+            self._block_rows = self.draw(block * _UPDATES_PER_BLOCK, _UPDATES_PER_BLOCK)
             self._block = block
-        rows = self._block_rows[:, place]
+        return self.gather(self._block_rows[:, place])
+
+    def draw(self, first: int | Tensor, updates: int) -> Tensor:
+        """The rows of the data that updates first, first + 1, ... see, [M, updates, B] int64."""
+        counters = torch.arange(updates * self.batch_size, device=self._keys.device) + first * self.batch_size
+        return self.rows[bits(self._keys, counters) % len(self.rows)].view(-1, updates, self.batch_size)
+
+    def gather(self, rows: Tensor) -> Batch:
+        """The batch of these rows [M, B]."""
         return Batch(
             self.observations[rows],
             self.actions[rows],
@@ -102,7 +120,8 @@ class Batches:
 class DropoutMasks:
     """Inverted dropout for the hidden layers of a pack, drawn per (seed, update, layer).
 
-    `at` gives one [M, B, width] tensor a hidden layer: 0 with probability `rate`, else 1 / (1 − rate).
+    `at` gives one [M, B, width] tensor a hidden layer: 0 with probability `rate` (to 1/65,536: a unit takes 16
+    bits), else 1 / (1 − rate).
     """
 
     def __init__(self, rate: float, widths: Sequence[int], seeds: Sequence[int], device: torch.device | str):
@@ -110,12 +129,19 @@ class DropoutMasks:
         self.widths = tuple(widths)
         self._keys = [keys(seeds, f"dropout/{layer}", device) for layer in range(len(self.widths))]
 
-    def at(self, update: int, batch_size: int) -> list[Tensor]:
-        threshold = int(self.rate * (1 << 63))
+    def of(self, members: range) -> DropoutMasks:
+        """Some members' masks."""
+        own = copy.copy(self)
+        own._keys = [layer_keys[members.start : members.stop] for layer_keys in self._keys]
+        return own
+
+    def at(self, update: int | Tensor, batch_size: int) -> list[Tensor]:
+        threshold = round(self.rate * (1 << 16)) - (1 << 15)
         masks = []
         for layer_keys, width in zip(self._keys, self.widths, strict=True):
-            size = batch_size * width
-            counters = torch.arange(update * size, (update + 1) * size, device=layer_keys.device)
-            kept = bits(layer_keys, counters).view(-1, batch_size, width) >= threshold
-            masks.append(kept.float().mul_(1 / (1 - self.rate)))
+            units = batch_size * width
+            size = -(-units // 4)  # four units a word
+            counters = torch.arange(size, device=layer_keys.device) + update * size
+            drawn = words(layer_keys, counters).view(torch.int16)[:, :units]
+            masks.append((drawn >= threshold).view(-1, batch_size, width).float().mul_(1 / (1 - self.rate)))
         return masks

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from iql import losses
-from iql.draws import Batch, DropoutMasks
-from iql.networks import Lifted, Policy
+from iql.diagnostics import diagnostics
+from iql.draws import Batch, Batches, DropoutMasks
+from iql.execution import LOW, Fused, Graphs, fuse
+from iql.networks import MLP, Lifted, Policy
 
 
 class IQL:
@@ -25,6 +27,7 @@ class IQL:
     tau, beta, discount, polyak, advantage_cap, lr: one number a member (paper's names; lr the learning
     rate of all three networks). policy_schedule: "cosine" takes the policy's lr to 0 over `updates` and
     holds it there, "constant" leaves it. optimizer: makes a torch optimizer from (parameters, lr=).
+    precision: of products, see `execution.LOW`.
     """
 
     def __init__(
@@ -46,14 +49,19 @@ class IQL:
         policy_schedule: str,
         updates: int,
         device: torch.device | str = "cpu",
+        precision: str = "float32",
     ):
         self.device = torch.device(device)
         self.seeds = list(seeds)
-        self.networks = {
+        self.networks: dict[str, Any] = {
             "value": value.to(self.device),
             "q": q.to(self.device),
             "policy": policy.to(self.device),
         }
+        for network in self.networks.values():
+            for module in network.modules():
+                if isinstance(module, MLP | Lifted):
+                    module.low = LOW[precision]
         self.networks["q_target"] = copy.deepcopy(self.networks["q"]).requires_grad_(False)
         self.value, self.q, self.policy, self.q_target = self.networks.values()
 
@@ -67,7 +75,9 @@ class IQL:
         self.q_loss_scale = q_loss_scale
         self.policy_schedule = policy_schedule
         self.updates = updates
+        self.precision = precision
         self.update_count = 0
+        self.fused: Fused | Graphs | None = None
         self.dropout = None  # a user's policy brings its own
         if isinstance(policy, Policy) and policy.dropout:
             self.dropout = DropoutMasks(policy.dropout, policy.hidden_dims, self.seeds, self.device)
@@ -76,10 +86,28 @@ class IQL:
             name: [[p.detach()[m] for p in self._parameters[name]] for m in range(len(self.seeds))]
             for name in ("value", "q", "policy")
         }
-        self.optimizers = {
+        self.optimizers: dict[str, list[Any]] = {  # of torch, or fused.FlatAdam
             name: [optimizer(leaves, lr=member_lr) for leaves, member_lr in zip(members, self.lr, strict=True)]
             for name, members in self._views.items()
         }
+
+    def take_path(self, code_path: str, batch_size: int, threads: int) -> None:
+        """Settle how updates are carried out from now on: execution.fuse, on a CPU with so many threads."""
+        torch.set_num_threads(threads)
+        self.threads = threads
+        self.fused = fuse(self, batch_size, code_path, threads)
+        self.code_path = self.fused.name if self.fused is not None else "plain"
+
+    def advance(self, batches: Batches, count: int, measure: bool = False) -> dict[str, Tensor] | None:
+        """`count` updates on their batches; returns the last one's metrics, each [M], if `measure`."""
+        if self.fused is not None:
+            metrics = self.fused.advance(batches, self.update_count, count, measure)
+            self.update_count += count
+            return metrics
+        metrics = None
+        for left in reversed(range(count)):
+            metrics = self.update(batches.at(self.update_count), measure=measure and left == 0)
+        return metrics
 
     def update(self, batch: Batch, measure: bool = False) -> dict[str, Tensor] | None:
         """One gradient step of V, the policy and Q, then of the target.
@@ -98,7 +126,7 @@ class IQL:
 
         v = self.value(observations)
         value_loss = losses.value_loss(target_q, v, self.tau)
-        value_norm = self._step("value", value_loss, measure)
+        value_gradients = self._step("value", value_loss)
 
         with torch.no_grad():
             if self.fresh_value:
@@ -112,37 +140,31 @@ class IQL:
 
         policy_lr = self._schedule_policy()
         policy_loss, log_std = self._policy_loss(observations, actions, weights)
-        policy_norm = self._step("policy", policy_loss, measure)
+        policy_gradients = self._step("policy", policy_loss)
 
         q = self.q(observations, actions)
         q_loss = self.q_loss_scale * losses.q_loss(q, target)
-        q_norm = self._step("q", q_loss, measure)
+        q_gradients = self._step("q", q_loss)
 
         self._step_target()
         self.update_count += 1
         if not measure:
             return None
-        with torch.no_grad():
-            quantiles = advantage.quantile(torch.tensor([0.1, 0.5, 0.9], device=self.device), dim=1)
-            metrics = {
-                "value_loss": value_loss,
-                "q_loss": q_loss,
-                "policy_loss": policy_loss,
-                "v": v.mean(1),
-                "q": q.mean((1, 2)),
-                "advantage_p10": quantiles[0],
-                "advantage_p50": quantiles[1],
-                "advantage_p90": quantiles[2],
-                "capped_share": (weights >= self.advantage_cap).float().mean(1),
-                "effective_sample_size": weights.sum(1).square() / weights.square().sum(1),
-                "grad_norm_value": value_norm,
-                "grad_norm_q": q_norm,
-                "grad_norm_policy": policy_norm,
-                "policy_lr": torch.tensor(policy_lr, device=self.device),
-            }
-            if log_std is not None:
-                metrics["log_std"] = log_std.flatten(1).mean(1)
-            return {name: metric.detach() for name, metric in metrics.items()}
+        return diagnostics(
+            losses={"value": value_loss, "q": q_loss, "policy": policy_loss},
+            v=v,
+            q=q,
+            advantage=advantage,
+            weights=weights,
+            cap=self.advantage_cap,
+            log_std=log_std,
+            gradient_norms={
+                "value": _norms(value_gradients),
+                "q": _norms(q_gradients),
+                "policy": _norms(policy_gradients),
+            },
+            policy_lr=torch.tensor(policy_lr, device=self.device),
+        )
 
     def mean_actions(self, observations: Tensor) -> Tensor:
         """The policy's deterministic actions, clipped to ±1: [M, E, observation_dim] → [M, E, action_dim]."""
@@ -177,6 +199,8 @@ class IQL:
                 if saved.shape != own[name].shape[1:]:
                     raise ValueError(f"{network}.{name} is {tuple(saved.shape)}, not {tuple(own[name].shape[1:])}")
                 own[name].data[member].copy_(saved)
+        if self.fused is not None:
+            self.fused.refresh()
 
     def load(self, member: int, state: dict[str, Any]) -> None:
         """Continue one member from `state`."""
@@ -206,29 +230,38 @@ class IQL:
             log_prob = losses.gaussian_log_prob(mean, log_std, actions)
         return losses.policy_loss(weights, log_prob), log_std
 
+    def policy_factor(self, number: int | Tensor) -> float | Tensor:
+        """What the policy's learning rate is multiplied by in update `number`; [] float32 for a tensor []."""
+        if self.policy_schedule == "constant":
+            return 1.0
+        # torch's CosineAnnealingLR climbs back up past the end; this holds it at 0.
+        if isinstance(number, Tensor):
+            return (0.5 * (1 + torch.cos(math.pi * (number.double() / self.updates).clamp(max=1.0)))).float()
+        return 0.5 * (1 + math.cos(math.pi * min(number / self.updates, 1.0)))
+
     def _schedule_policy(self) -> list[float]:
-        rates = list(self.lr)
-        if self.policy_schedule == "cosine":
-            # torch's CosineAnnealingLR climbs back up past the end; this holds it at 0.
-            progress = min(self.update_count / self.updates, 1.0)
-            rates = [lr * 0.5 * (1 + math.cos(math.pi * progress)) for lr in rates]
+        factor = self.policy_factor(self.update_count)
+        rates = [lr * float(factor) for lr in self.lr]
         for optimizer, lr in zip(self.optimizers["policy"], rates, strict=True):
             optimizer.param_groups[0]["lr"] = lr
         return rates
 
-    def _step(self, name: str, loss: Tensor, measure: bool) -> Tensor | None:
-        """One optimizer step of a network on the members' losses [M]; returns gradient norms [M] if measured."""
+    def _step(self, name: str, loss: Tensor) -> list[Tensor]:
+        """One optimizer step of a network on the members' losses [M]; returns the gradients."""
         parameters = self._parameters[name]
         gradients = torch.autograd.grad(loss.sum(), parameters)
         for member, optimizer in enumerate(self.optimizers[name]):
             for leaf, gradient in zip(self._views[name][member], gradients, strict=True):
                 leaf.grad = gradient[member]
             optimizer.step()
-        if not measure:
-            return None
-        return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+        return list(gradients)
 
     @torch.no_grad()
     def _step_target(self) -> None:
         for target, p in zip(self._parameters["q_target"], self._parameters["q"], strict=True):
             target.lerp_(p, self.polyak.view(-1, *[1] * (p.dim() - 1)))
+
+
+def _norms(gradients: Sequence[Tensor]) -> Tensor:
+    """Each member's norm of all gradients [M, ...], [M]."""
+    return torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()

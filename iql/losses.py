@@ -1,7 +1,7 @@
 """The paper's equations as pure functions on tensors (Kostrikov, Nair, Levine 2021, arXiv:2110.06169).
 
 [M, B] is members × batch. Every loss comes out per member, [M], so that a pack's gradient is that of its
-members' sum and no member feels another.
+members' sum and no member feels another. Beside each loss stands its gradient, for updates without autograd.
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ def value_loss(q: Tensor, v: Tensor, tau: Tensor) -> Tensor:
     return (weight * difference.square()).mean(-1)
 
 
+def value_loss_gradient(q: Tensor, v: Tensor, tau: Tensor) -> Tensor:
+    """The gradient of value_loss with respect to v, [M, B]."""
+    difference = q - v
+    weight = torch.where(difference < 0, 1 - tau, tau)
+    return weight.mul_(difference).mul_(-2 / v.shape[-1])
+
+
 def q_target(rewards: Tensor, masks: Tensor, next_v: Tensor, discount: Tensor) -> Tensor:
     """What Q is regressed on, equation 6: r + discount · mask · V(s′), all [M, B], discount [M, 1]."""
     _same_shape(rewards=rewards, masks=masks, next_v=next_v)
@@ -39,6 +46,11 @@ def q_loss(q: Tensor, target: Tensor) -> Tensor:
     """Squared error of both Q networks, equation 6, summed over the two: q [M, 2, B], target [M, B] → [M]."""
     _same_shape(q=q[:, 0], target=target)
     return (q - target.unsqueeze(1)).square().sum(1).mean(-1)
+
+
+def q_loss_gradient(q: Tensor, target: Tensor) -> Tensor:
+    """The gradient of q_loss with respect to q, [M, 2, B]."""
+    return (q - target.unsqueeze(1)).mul_(2 / q.shape[-1])
 
 
 def advantage_weights(advantage: Tensor, beta: Tensor, cap: Tensor) -> Tensor:
@@ -66,3 +78,20 @@ def policy_loss(weights: Tensor, log_prob: Tensor) -> Tensor:
     """Advantage-weighted regression, equation 7: −mean weight · log π(a|s), both [M, B]. Returns [M]."""
     _same_shape(weights=weights, log_prob=log_prob)
     return -(weights * log_prob).mean(-1)
+
+
+def gaussian_policy_gradient(weights: Tensor, mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of policy_loss under gaussian_log_prob with respect to mean [M, B, action_dim] and log_std.
+
+    log_std [M, 1, action_dim], as its gradient.
+    """
+    inverse = torch.exp(-log_std)
+    normalized = (actions - mean) * inverse
+    share = weights.unsqueeze(-1) / -weights.shape[-1]
+    of_log_std = (share * (normalized.square() - 1)).sum(1, keepdim=True)
+    return normalized.mul_(inverse).mul_(share), of_log_std
+
+
+def squared_policy_gradient(weights: Tensor, mean: Tensor, actions: Tensor) -> Tensor:
+    """The gradient of policy_loss under squared_log_prob with respect to mean, [M, B, action_dim]."""
+    return (actions - mean).mul_(weights.unsqueeze(-1) * (-2 / weights.shape[-1]))

@@ -20,8 +20,11 @@ class MLP(nn.Module):
     Input [M, B, widths[0]], output [M, B, widths[-1]] for one copy, [M, copies, B, widths[-1]] for more.
     Kernels are [M, (copies,) in, out]. `initialization`: orthogonal (gain √2 on every layer, zero biases:
     the authors') or pytorch (uniform within ±1/√in, biases too: gwthomas, CORL).
-    Weights are drawn on the CPU from (seed, name), so a pack does not change them.
+    Weights are drawn on the CPU from (seed, name), so a pack does not change them. low: the type of the products
+    between hidden layers, the large ones, or None for that of the weights.
     """
+
+    low: torch.dtype | None = None
 
     def __init__(self, widths: Sequence[int], seeds: Sequence[int], names: Sequence[str], initialization: str):
         super().__init__()
@@ -41,7 +44,11 @@ class MLP(nn.Module):
             x = x.unsqueeze(1).expand(-1, self.copies, -1, -1).reshape(members * self.copies, batch, -1)
         last = len(self.kernels) - 1
         for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-            x = torch.baddbmm(bias.flatten(0, -2).unsqueeze(1), x, kernel.flatten(0, -3))
+            bias, kernel = bias.flatten(0, -2).unsqueeze(1), kernel.flatten(0, -3)
+            if self.low is not None and 0 < layer < last:
+                x = torch.baddbmm(bias.to(self.low), x.to(self.low), kernel.to(self.low)).to(x.dtype)
+            else:
+                x = torch.baddbmm(bias, x, kernel)
             if layer < last:
                 x = torch.relu(x)
                 if masks is not None:
@@ -145,10 +152,12 @@ class Lifted(nn.Module):
 
     Its parameters are stacked to [M, ...], or [M, copies, ...] for the twin Q, whose output is then
     [M, copies, B]. Buffers stay those of the first member: a module that learns in its buffers (batch
-    normalisation) is refused. What it draws (torch.nn.Dropout) is a function of (seed, name, `update`).
+    normalisation) is refused. What it draws (torch.nn.Dropout) is a function of (seed, name, `update`). low: the
+    type of its products (torch.autocast), or None for that of the weights; its output is float32.
     """
 
     update = 0  # the learner counts it up
+    low: torch.dtype | None = None
 
     def __init__(self, make: Callable[[], nn.Module], seeds: Sequence[int], names: Sequence[str]):
         super().__init__()
@@ -173,7 +182,8 @@ class Lifted(nn.Module):
             parameter.data = parameter.data.view(*lead, *parameter.shape[1:])
 
     def forward(self, *inputs: Tensor):
-        with torch.random.fork_rng(devices=[], enabled=self.training):
+        lowered = torch.autocast(inputs[0].device.type, self.low, enabled=self.low is not None)
+        with torch.random.fork_rng(devices=[], enabled=self.training), lowered:
             return _stack([self._member(member, [x[member] for x in inputs]) for member in range(len(self._keys))])
 
     def train(self, mode: bool = True) -> Lifted:
@@ -198,7 +208,7 @@ class Lifted(nn.Module):
 def _stack(outputs: list):
     if isinstance(outputs[0], tuple):
         return tuple(_stack(list(parts)) for parts in zip(*outputs, strict=True))
-    return None if outputs[0] is None else torch.stack(outputs)
+    return None if outputs[0] is None else torch.stack(outputs).float()
 
 
 def build(factory: Callable, names: Sequence[str], seeds: Sequence[int], **dims: int) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,11 +64,12 @@ class Pack:
         """The members whose numbers are kept."""
         return [member for member in self.members if not member.idle]
 
-    def take_up(self, overrides: Sequence[str], facts: dict[str, Any]) -> Position:
+    def take_up(self, overrides: Sequence[str], facts: dict[str, Any]) -> tuple[Position, dict[int, dict[str, Any]]]:
         """Put the learner where the newest checkpoint that all live members have left it, or at update 0.
 
-        Begins a life of each live run and starts its trackers. Raises UserError if damaged checkpoints leave
-        none in common: nothing is restarted silently.
+        Begins a life of each live run and starts its trackers. Returns the position and, by place, the
+        members' evaluations that were under way. Raises UserError if damaged checkpoints leave none in
+        common: nothing is restarted silently.
         """
         states, damaged = {}, []
         for member in self.live:
@@ -82,7 +83,7 @@ class Pack:
         update = max(common, default=0)
         for line in damaged:
             log.warning("%s; going on from %s", line, f"update {update}" if update else "the start")
-        position = Position()
+        position, under_way = Position(), {}
         for member in self.members:
             if member.idle:
                 self._keep_company(member)
@@ -91,8 +92,10 @@ class Pack:
             self._begin(member, state, update, overrides, facts)
             if state is not None:
                 position = Position(**state["position"])
+                if state.get("evaluation") is not None:
+                    under_way[member.place] = state["evaluation"]
         self.learner.update_count = update
-        return position
+        return position, under_way
 
     def record(self, member: Member, record: Record) -> None:
         """Keep a record of a live member, and mirror it."""
@@ -105,8 +108,11 @@ class Pack:
         for tracker in member.trackers:
             tracker.log(record)
 
-    def save(self, position: Position, keep: int) -> None:
-        """A checkpoint of every live member, then the pruning of all: a kill in between leaves one in common."""
+    def save(self, position: Position, evaluation: Callable[[int], dict[str, Any] | None], keep: int) -> None:
+        """A checkpoint of every live member, then the pruning of all: a kill in between leaves one in common.
+
+        evaluation: what of the evaluation under way belongs to the member at a place.
+        """
         update = self.learner.update_count
         for member, finite in zip(self.members, self.learner.finite(), strict=True):
             if not member.idle and not finite:
@@ -117,6 +123,7 @@ class Pack:
                 "learner": self.learner.state(member.place),
                 "metrics_bytes": member.run.metrics.flush(sync=True),
                 "position": asdict(position),
+                "evaluation": evaluation(member.place),
             }
             checkpoints.write(checkpoints.path_of(member.run.checkpoints, update), state)
         for member in self.live:
@@ -167,7 +174,8 @@ class Pack:
             [other.run.id for other in self.members],
             update,
             str(self.learner.device),
-            torch.get_num_threads(),
+            self.learner.threads,
+            self.learner.code_path,
             torch.backends.cpu.get_cpu_capability(),
         )
         if state is None:
@@ -210,3 +218,23 @@ def packs_of(runs: Sequence[Run]) -> list[list[Run]]:
     alone = [run for run in left if checkpoints.updates_in(run.checkpoints)]
     fresh = [run for run in left if run not in alone]
     return [[by_id[member] for member in pack] for pack in together] + [[run] for run in alone] + [fresh] * bool(fresh)
+
+
+def code_path(runs: Sequence[Run]) -> str:
+    """The code path for a pack: that on which its unfinished runs began, else what the settings say.
+
+    Raises UserError where the settings ask for another one: a run never changes its path half-way.
+    """
+    asked = runs[0].settings["code_path"]
+    began = {
+        run.lives[-1]["code_path"] for run in runs if run.summary is None and checkpoints.updates_in(run.checkpoints)
+    }
+    kept = {"plain" if path == "plain" else "fused" for path in began}
+    if not kept:
+        return asked
+    if len(kept) > 1 or asked not in ("auto", *kept):
+        raise UserError(
+            f"code_path={asked}: the run began as {' and '.join(sorted(kept))}, and a run never changes its path; "
+            "leave code_path out, or choose another sweep= to train it anew"
+        )
+    return kept.pop()

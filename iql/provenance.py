@@ -17,7 +17,9 @@ from typing import Any
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "hydra-core", "omegaconf", "wandb")
 
 
-def this_life(pack: Sequence[str], from_update: int, device: str, threads: int, capability: str) -> dict[str, Any]:
+def this_life(
+    pack: Sequence[str], from_update: int, device: str, threads: int, code_path: str, capability: str
+) -> dict[str, Any]:
     """What a manifest keeps of a process that works on a run."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -28,7 +30,7 @@ def this_life(pack: Sequence[str], from_update: int, device: str, threads: int, 
         "device": device,
         "threads": threads,
         "instruction_set": capability,
-        "code_path": "plain",
+        "code_path": code_path,
         "torch": importlib.metadata.version("torch"),
         "python": platform.python_version(),
         "command": sys.argv,

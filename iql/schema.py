@@ -162,7 +162,7 @@ class Evaluation(Node):
     every: Count | None
     episodes: Count
     headline: Headline
-    num_envs: Count | None
+    workers: Count | None
 
 
 class Run(Node):
@@ -171,7 +171,8 @@ class Run(Node):
     seed: Annotated[int, Field(ge=0)]
     updates: Count
     batch_size: Count
-    precision: Literal["float32"]
+    precision: Literal["float32", "ieee", "bf16"]
+    code_path: Literal["auto", "plain", "fused"]
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: Count | None
     runs: str
@@ -203,7 +204,7 @@ SCHEMAS: dict[str, type[Target]] = {
 }
 
 # Where an object stands, the schema that its defaults have, and what the code hands it besides its settings.
-_LEARNER = "value q policy optimizer seeds lr updates device"
+_LEARNER = "value q policy optimizer seeds lr updates device precision"
 PLACES: dict[str, tuple[type[Target], str]] = {
     "env": (MadeMaze2d, ""),
     "algorithm": (Algorithm, _LEARNER),

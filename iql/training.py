@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from iql import checkpoints
 from iql.draws import Batches
 from iql.errors import UserError
-from iql.evaluation import Episodes, Interrupted, episode_seeds, evaluate
+from iql.evaluation import Episodes
+from iql.inflight import Evaluations
 from iql.learner import IQL
 from iql.leases import Leases
-from iql.metrics import read_metrics
-from iql.packs import Pack
+from iql.metrics import Record, read_metrics
+from iql.packs import Member, Pack
+from iql.players import Players
 from iql.progress import Progress
 from iql.records import evaluation_record, successes, summary, value_map
 from iql.runs import Run
@@ -25,6 +28,9 @@ from iql.storage import replace_file
 from iql.tasks import Task
 from iql.tracking import Tracker
 from iql.transitions import Transitions
+
+BLOCK = 16
+"""Updates at most between two looks at whether a signal came."""
 
 
 class Training:
@@ -47,57 +53,71 @@ class Training:
         self.overrides = overrides
         self.observation_mean, self.observation_std = data.observation_mean, data.observation_std
         self.batches = Batches(data, [run.seed for run in runs], self.settings["batch_size"], learner.device)
-        evaluation = self.settings["evaluation"]
-        episodes = len(runs) * evaluation["episodes"]
-        self.envs = None
-        if evaluation["every"] is not None:
-            self.envs = task.make_envs(min(evaluation["num_envs"] or episodes, episodes))
+        if self.settings["evaluation"]["every"] is not None:
+            task.make_envs(1).close()  # what is wrong with them is said before anything is written
 
     def run(self) -> None:
         """Train to the end. Raises Stopped on a signal, UserError if no member could finish."""
         unfinished = [run.directory for run in self.runs if run.summary is None]
-        with StopSignals() as self.signals, Leases(unfinished) as leases:
+        with StopSignals() as self.signals, Leases(unfinished) as leases, contextlib.ExitStack() as self._closing:
             self.pack = Pack(self.runs, self.trackers, self.learner, leases)
             if not self.pack.live:  # finished by their owner while we waited for the leases
                 return
-            self.position = self.pack.take_up(self.overrides, self.task.facts())
+            self.evaluations = self._evaluations()
+            self.position, under_way = self.pack.take_up(self.overrides, self.task.facts())
             self._entered = time.monotonic() - self.position.wall_seconds
             labels = [run.label for run in self.runs]
             self.progress = Progress(self.settings["updates"], self.learner.update_count, labels)
             try:
+                if self.evaluations is not None:
+                    self.evaluations.take_up(under_way)
                 self._train()
                 self._finish()
             finally:
                 self.progress.close()
-                if self.envs is not None:
-                    self.envs.close()
                 for member in self.pack.live:
                     self.pack.close(member, None, exit_code=1)
 
+    def _evaluations(self) -> Evaluations | None:
+        """The evaluations, with players that start while training does; None where nothing is evaluated."""
+        evaluation = self.settings["evaluation"]
+        if evaluation["every"] is None:
+            return None
+        players = Players(self.task, evaluation["workers"], len(self.runs), evaluation["episodes"])
+        self._closing.callback(players.close)
+        return Evaluations(
+            players,
+            self.learner.policy,
+            self.observation_mean,
+            self.observation_std,
+            [run.seed for run in self.runs],
+            evaluation["episodes"],
+            getattr(self.task, "run_seeded", False),
+        )
+
     def _train(self) -> None:
-        settings = self.settings
-        log_every, updates = settings["log_every"], settings["updates"]
-        checkpoint = settings["checkpoint"]
-        since, counted = time.monotonic(), self.learner.update_count
+        log_every, updates = self.settings["log_every"], self.settings["updates"]
+        checkpoint = self.settings["checkpoint"]
         self._evaluate_if_due()
-        if self.signals.received:  # the evaluation is due still, and the checkpoint says so
+        if self.signals.received:  # what is due or under way, the checkpoint has already
             raise Stopped(self.signals.received, self.learner.update_count)
+        since, counted = time.monotonic(), self.learner.update_count
         while self.learner.update_count < updates:
-            number = self.learner.update_count
-            metrics = self.learner.update(self.batches.at(number), measure=(number + 1) % log_every == 0)
-            number += 1
+            number = self._next_stop()
+            count, measure = number - self.learner.update_count, number % log_every == 0
+            metrics = self.learner.advance(self.batches, count, measure)
             due = self._evaluation_due(number)
             save = number % checkpoint["every"] == 0 or number == updates
             if metrics is not None or due or save or self.signals.received:
                 now = time.monotonic()
                 self.position.train_seconds += now - since
+                self._land(self._patience if due else lambda: False)
                 if metrics is not None:
-                    speed = (number - counted) / max(now - since, 1e-9) if number > counted else 0.0
+                    speed = (number - counted) / max(now - since, 1e-9)
                     self._log(number, metrics, speed)
                 self._evaluate_if_due()
                 if save or self.signals.received:
-                    self.position.wall_seconds = self._wall()
-                    self.pack.save(self.position, checkpoint["keep"])
+                    self._save()
                 if self.signals.received:
                     raise Stopped(self.signals.received, number)
                 since, counted = time.monotonic(), number
@@ -105,65 +125,91 @@ class Training:
                 failures = [(run.id, run.failure) for run in self.runs if run.failure]
                 reasons = "; ".join(f"{name}: {failure['reason']}" for name, failure in failures)
                 raise UserError(f"no run of the pack can go on: {reasons}")
+        self._land(self._patience)
+        if self.evaluations is not None and self.evaluations.flight is not None:
+            raise Stopped(self.signals.received or 0, updates)  # the last checkpoint holds it
+
+    def _next_stop(self) -> int:
+        """The update after which something is to be done, or a look is to be taken at the signals."""
+        number, settings = self.learner.update_count, self.settings
+        everies = (settings["log_every"], settings["checkpoint"]["every"], settings["evaluation"]["every"] or BLOCK)
+        return min(number + BLOCK, settings["updates"], *(number - number % every + every for every in everies))
 
     def _log(self, update: int, metrics: dict[str, torch.Tensor], speed: float) -> None:
         columns = {name: tensor.tolist() for name, tensor in metrics.items()}
-        records = []
+        records, failing = [], []
         for member in self.pack.members:
             numbers = {name: column[member.place] for name, column in columns.items()}
             record = {"kind": "train", "update": update, **numbers}
             record |= {"seconds": round(self._wall(), 3), "updates_per_second": round(speed, 2)}
             records.append(record)
             losses = [record[name] for name in ("value_loss", "q_loss", "policy_loss")]
-            self.pack.record(member, record)
             if not member.idle and not np.isfinite(losses).all():
+                failing.append(member)
+        if failing:
+            self._land(lambda: True)  # what is known of a run that ends here must not depend on when it is known
+        for member, record in zip(self.pack.members, records, strict=True):
+            self._record(member, record)
+            if member in failing:
                 self.pack.fail(member, "a loss is not finite (NaN or infinite)")
         self.progress.train(update, records)
+
+    def _record(self, member: Member, record: Record) -> None:
+        """Keep a record, after that of an evaluation under way."""
+        if self.evaluations is None or not self.evaluations.hold(member.place, record):
+            self.pack.record(member, record)
+
+    def _save(self) -> None:
+        if not all(self.learner.finite()):
+            self._land(lambda: True)  # as in _log: a run ends here
+        self.position.wall_seconds = self._wall()
+        under_way = self.evaluations.state if self.evaluations is not None else lambda place: None
+        self.pack.save(self.position, under_way, self.settings["checkpoint"]["keep"])
 
     def _evaluation_due(self, update: int) -> bool:
         every = self.settings["evaluation"]["every"]
         return every is not None and (update % every == 0 or update == self.settings["updates"])
 
     def _evaluate_if_due(self) -> None:
+        """Begin an evaluation of the policies as they are, unless it is done, under way or waits for an earlier one."""
         update = self.learner.update_count
-        if not self._evaluation_due(update) or update == self.position.evaluated:
+        if self.evaluations is None or not self._evaluation_due(update) or update == self.position.evaluated:
             return
-        began = time.monotonic()
-        try:
-            played = self._rollouts(update)
-        except Interrupted:
-            return  # the checkpoint says that it is due still: a resumed run begins with it
-        seconds = time.monotonic() - began
-        records = [evaluation_record(update, self.task.score(e.returns), e, seconds) for e in played]
-        for member, record in zip(self.pack.members, records, strict=True):
-            self.pack.record(member, record)
-        self.position.evaluated = update
-        self.progress.evaluated(update, records)
+        if self.evaluations.flight is None or self.evaluations.flight.update < update:
+            self._land(self._patience)
+        if self.evaluations.flight is None and not self.signals.received:
+            self.evaluations.begin(update, [member.place for member in self.pack.live])
 
-    def _rollouts(self, update: int, keep_observations: bool = False) -> list[Episodes]:
-        episodes = self.settings["evaluation"]["episodes"]
-        shared = getattr(self.task, "run_seeded", False)
-        seeds = [episode_seeds(run.seed, update, episodes, shared) for run in self.runs]
-        assert self.envs is not None
-        return evaluate(self._act, self.envs, seeds, lambda: bool(self.signals.received), keep_observations)
+    def _patience(self) -> bool:
+        return not self.signals.received
 
-    def _act(self, observations: np.ndarray) -> np.ndarray:
-        return self.learner.mean_actions(self._network_input(observations)).cpu().numpy()
-
-    def _network_input(self, observations: np.ndarray) -> torch.Tensor:
-        normalized = (observations - self.observation_mean) / self.observation_std
-        return torch.from_numpy(normalized).to(self.learner.device)
+    def _land(self, patience: Callable[[], bool]) -> None:
+        """Write the evaluation under way and what was held back for it, if it is played while `patience()`."""
+        landed = self.evaluations.landed(patience) if self.evaluations is not None else None
+        if landed is None:
+            return
+        flight, played = landed
+        records = {
+            place: evaluation_record(flight.update, self.task.score(episodes.returns), episodes, flight.seconds)
+            for place, episodes in played.items()
+        }
+        for place, record in records.items():
+            for each in (record, *flight.held[place]):
+                self.pack.record(self.pack.members[place], each)
+        self.position.evaluated = flight.update
+        self.progress.evaluated(flight.update, [records.get(member.place, {}) for member in self.pack.members])
 
     def _finish(self) -> None:
         """Every live run's end: final networks, a maze's map, summary (which makes it done), trackers."""
         update = self.learner.update_count
-        maze = self.task.maze if self.envs is not None else None
-        played: list[Episodes] = []
-        if maze is not None:
-            try:
-                played = self._rollouts(update, keep_observations=True)
-            except Interrupted:
-                raise Stopped(self.signals.received or 0, update) from None
+        maze = self.task.maze if self.evaluations is not None else None
+        played: dict[int, Episodes] = {}
+        if maze is not None and self.evaluations is not None:
+            self.evaluations.begin(update, [member.place for member in self.pack.live], keep_observations=True)
+            landed = self.evaluations.landed(self._patience)
+            if landed is None:
+                raise Stopped(self.signals.received or 0, update)
+            played = landed[1]
         for member in self.pack.live:
             run = member.run
             self.pack.leases.check(run.directory)
@@ -189,7 +235,8 @@ class Training:
         """The member's V of observations [G, observation_dim]."""
 
         def values(observations: np.ndarray) -> np.ndarray:
-            inputs = self._network_input(observations).expand(len(self.runs), -1, -1)
+            normalized = (observations - self.observation_mean) / self.observation_std
+            inputs = torch.from_numpy(normalized).to(self.learner.device).expand(len(self.runs), -1, -1)
             with torch.no_grad():
                 return self.learner.value(inputs)[place].cpu().numpy()
 

@@ -43,6 +43,12 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the rows take in memory."""
+        arrays = (self.observations, self.actions, self.rewards, self.masks, self.rows)
+        return sum(array.nbytes for array in arrays)
+
 
 def from_rows(
     observations: np.ndarray,

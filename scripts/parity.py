@@ -1,9 +1,10 @@
 """Replay a golden trace through our learner and print the largest relative error of every array.
 
-    python scripts/parity.py TRACE.npz [--algorithm iql_gwthomas] [--tau 0.7] [--beta 3.0] ...
+    python scripts/parity.py TRACE.npz [--path lanes] [--algorithm iql_gwthomas] [--tau 0.7] [--beta 3.0] ...
 
-A trace holds initial weights, batches and the weights after some updates, as another implementation
-computed them. Settings not given are read from the trace's `meta`. Exit code 1 above the tolerance.
+--path: how the updates are carried out: plain (autograd), fused (on one thread), lanes (fused on two) or graphs (as on
+CUDA, here without graphs). A trace holds initial weights, batches and the weights after some updates, as another
+implementation computed them. Settings not given are read from the trace's `meta`. Exit code 1 above the tolerance.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from iql.draws import Batch  # noqa: E402
+from iql.draws import Batch, Batches  # noqa: E402
 from iql.errors import UserError  # noqa: E402
 from iql.learner import IQL  # noqa: E402
 from iql.networks import Policy, TwinQ, Value  # noqa: E402
@@ -56,6 +57,9 @@ def settings_of(trace: dict[str, np.ndarray], options: argparse.Namespace) -> di
         )
     return settings
 
+
+PATHS = {"plain": ("plain", 1), "fused": ("fused", 1), "lanes": ("fused", 2), "graphs": ("graphs", 1)}
+"""Code path and threads (execution.fuse) by --path."""
 
 OPTIONS = {
     "algorithm": str,
@@ -97,7 +101,27 @@ def network_weights(trace: dict[str, np.ndarray], prefix: str) -> dict[str, dict
     }
 
 
-def learner_for(trace: dict[str, np.ndarray], settings: dict) -> IQL:
+class Recorded(Batches):
+    """The trace's batches, asked for as draws.Batches."""
+
+    def __init__(self, trace: dict[str, np.ndarray]):
+        self._columns = [torch.tensor(trace[f"batch/{field}"]) for field in Batch._fields]
+        self.shape = self._columns[0].shape[:2]  # updates, batch size
+
+    def of(self, members: range) -> Recorded:
+        return self
+
+    def at(self, update: int) -> Batch:
+        return self.gather(torch.tensor([update]))
+
+    def draw(self, first: int | torch.Tensor, updates: int) -> torch.Tensor:
+        return (torch.arange(updates) + first).unsqueeze(0)
+
+    def gather(self, rows: torch.Tensor) -> Batch:
+        return Batch(*(column[rows] for column in self._columns))
+
+
+def learner_for(trace: dict[str, np.ndarray], settings: dict, path: str, precision: str) -> IQL:
     """A learner of one member with the trace's shapes and initial weights."""
     weights = network_weights(trace, "init")
     observation_dim = trace["batch/observations"].shape[-1]
@@ -136,7 +160,10 @@ def learner_for(trace: dict[str, np.ndarray], settings: dict) -> IQL:
         discount=[settings["discount"]],
         polyak=[settings["polyak"]],
         lr=[settings["lr"]],
+        precision=precision,
     )
+    code_path, threads = PATHS[path]
+    learner.take_path(code_path, trace["batch/observations"].shape[1], threads)
     learner.load_networks(0, weights)
     return learner
 
@@ -147,15 +174,17 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(np.asarray(ours, np.float64) - theirs).max() / scale)
 
 
-def replay(trace: dict[str, np.ndarray], settings: dict) -> dict[str, float]:
+def replay(
+    trace: dict[str, np.ndarray], settings: dict, path: str = "plain", precision: str = "float32"
+) -> dict[str, float]:
     """The relative error of every array of the trace that the learner computes too."""
-    learner = learner_for(trace, settings)
-    columns = [torch.tensor(trace[f"batch/{field}"]) for field in Batch._fields]
+    learner = learner_for(trace, settings, path, precision)
+    batches = Recorded(trace)
     compared = {int(match[1]) for key in trace if (match := re.match(r"after_(\d+)/", key))}
     errors: dict[str, float] = {}
     reported: dict[str, list[float]] = {name: [] for name in LOSSES if f"loss/{name}" in trace}
-    for number in range(len(columns[0])):
-        metrics = learner.update(Batch(*(column[number].unsqueeze(0) for column in columns)), measure=True) or {}
+    for number in range(batches.shape[0]):
+        metrics = learner.advance(batches, 1, measure=True) or {}
         for name in reported:
             reported[name].append(float(metrics[LOSSES[name]]))
         if number + 1 in compared:
@@ -176,6 +205,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("trace", type=Path)
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative error allowed")
+    parser.add_argument("--path", choices=PATHS, default="plain", help="how the updates are carried out")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="of the products")
     for name, kind in OPTIONS.items():
         parser.add_argument(f"--{name}", type=kind, choices=CHOICES.get(name))
     options = parser.parse_args()
@@ -184,7 +215,7 @@ def main() -> int:
             trace = dict(file)
         if "loss/q1" in trace:
             trace["loss/q"] = (trace["loss/q1"] + trace["loss/q2"]) / 2
-        errors = replay(trace, settings_of(trace, options))
+        errors = replay(trace, settings_of(trace, options), options.path, options.precision)
     except (UserError, OSError, ValueError, KeyError) as error:
         print(f"parity: {options.trace}: {error}", file=sys.stderr)
         return 1

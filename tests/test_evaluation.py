@@ -1,4 +1,4 @@
-"""Evaluation: fixed episodes, whatever the number of environments; no step after an episode's end."""
+"""Rollouts: fixed episodes, whatever the number of environments; no step after an episode's end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from iql.evaluation import Interrupted, episode_seeds, evaluate
+from iql.evaluation import evaluate
+from iql.inflight import episode_seeds
 from iql.networks import Policy
 from iql.tasks import simulators
+from iql.tasks.lockstep import Lockstep
 
 
 def vector(make, num: int) -> SyncVectorEnv:
     return SyncVectorEnv([make] * num, autoreset_mode=AutoresetMode.DISABLED)
 
 
+def lockstep(make, num: int) -> Lockstep:
+    return Lockstep([make] * num)
+
+
 class Counting(gymnasium.Env):
     """Ends after as many steps as its seed's draw says; each step's reward is its number."""
+
+    steps = 0  # of all environments
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
     action_space = gymnasium.spaces.Box(-1, 1, (1,))
@@ -31,6 +39,7 @@ class Counting(gymnasium.Env):
     def step(self, action):
         assert self.step_number < self.length, "stepped after its end"
         self.step_number += 1
+        Counting.steps += 1
         return (
             np.array([self.length], np.float32),
             float(self.step_number),
@@ -40,15 +49,23 @@ class Counting(gymnasium.Env):
         )
 
 
-@pytest.mark.parametrize("num", [1, 3, 10, 14])
-def test_returns_count_no_step_after_an_episodes_end(num):
+@pytest.mark.parametrize("num", [1, 3, 10, 14, 16])
+@pytest.mark.parametrize("envs", [vector, lockstep])
+def test_returns_count_no_step_after_an_episodes_end(envs, num):
     seeds = [episode_seeds(seed, 5000, 7) for seed in (0, 1)]
-    played = evaluate(lambda rows: np.zeros((*rows.shape[:2], 1)), vector(Counting, num), seeds, keep_observations=True)
+    played = evaluate(lambda rows: np.zeros((*rows.shape[:2], 1)), envs(Counting, num), seeds, keep_observations=True)
     for member, episodes in zip(seeds, played, strict=True):
         lengths = [int(np.random.Generator(np.random.PCG64(seed)).integers(1, 9)) for seed in member]
         assert episodes.lengths.tolist() == lengths
         assert episodes.returns.tolist() == [n * (n + 1) / 2 for n in lengths]
         assert [len(seen) for seen in episodes.observations] == [n + 1 for n in lengths]
+
+
+@pytest.mark.parametrize("num", [1, 3, 16])
+def test_in_lockstep_no_environment_is_stepped_idly(num, monkeypatch):
+    monkeypatch.setattr(Counting, "steps", 0)
+    (played,) = evaluate(lambda rows: np.zeros((*rows.shape[:2], 1)), lockstep(Counting, num), [range(7)])
+    assert Counting.steps == played.lengths.sum()
 
 
 @pytest.mark.parametrize("simulator", ["hopper", "maze2d-umaze", "pen"])
@@ -71,24 +88,16 @@ def test_the_same_policy_gets_the_same_returns_bit_for_bit_with_any_number_of_en
             return torch.sin(40 * policy(torch.from_numpy(rows))[0]).numpy()  # restless, so that episodes differ
 
     seeds = [episode_seeds(seed, 1, 5) for seed in (0, 1)]
-    results = [evaluate(act, vector(lambda: simulators.make(simulator), num), seeds) for num in (1, 3, 10)]
+
+    def make():
+        return simulators.make(simulator)
+
+    results = [evaluate(act, envs(make, num), seeds) for envs, num in ((vector, 1), (lockstep, 3), (lockstep, 10))]
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
             assert one.returns.tobytes() == two.returns.tobytes()
             assert one.lengths.tolist() == two.lengths.tolist()
     assert len({value for episodes in results[0] for value in episodes.returns}) > 1
-
-
-def test_seeds_depend_on_run_update_and_episode_and_on_nothing_else():
-    assert episode_seeds(0, 5000, 10)[:3] == episode_seeds(0, 5000, 3)
-    drawn = [seed for run in (0, 1) for update in (5000, 10000) for seed in episode_seeds(run, update, 10)]
-    assert len(set(drawn)) == 40
-    assert all(0 <= seed < 2**31 for seed in drawn)
-
-
-def test_an_interrupted_evaluation_counts_for_nothing():
-    with pytest.raises(Interrupted):
-        evaluate(lambda rows: np.zeros((1, 2, 1)), vector(Counting, 2), [[1, 2]], interrupted=lambda: True)
 
 
 def test_an_unstable_simulation_leaves_no_file_in_the_users_folder(tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def test_what_decides_the_numbers_is_in_the_name_and_the_hash(defaults, key, val
     ("key", "value"),
     [
         *(("seed", 5), ("device", "cpu"), ("threads", 3), ("runs", "elsewhere"), ("sweep", "other"), ("log_every", 7)),
-        *(("checkpoint.every", 9), ("tracker", {}), ("env.path", "x.hdf5"), ("evaluation.num_envs", 2)),
+        *(("checkpoint.every", 9), ("tracker", {}), ("env.path", "x.hdf5"), ("evaluation.workers", 2)),
     ],
 )
 def test_what_decides_no_number_changes_no_name(defaults, key, value):

@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import Trainer, numbers_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from iql import checkpoints
 
 # The process kills itself, as kill -9 would, at its n-th call of a function that makes something durable.
 KILL_AT = """
@@ -58,29 +61,65 @@ def half(path, *parts):
 checkpoints.replace_file = half
 """
 
-# ... or is sent a signal, in the middle of an evaluation.
-SIGNAL_IN_EVALUATION = """
+# ... or is sent a signal, when it begins its n-th evaluation.
+SIGNAL_AT_EVALUATION = """
 import os, signal
-from gymnasium.vector import SyncVectorEnv
-real = SyncVectorEnv.step
-steps = 0
-def step(self, actions):
-    global steps
-    steps += 1
-    if steps == {number}:
+from iql.inflight import Evaluations
+real_submit = Evaluations._submit
+begun = 0
+def submit(self, *arguments, **options):
+    global begun
+    real_submit(self, *arguments, **options)
+    begun += 1
+    if begun == {number}:
         os.kill(os.getpid(), signal.{signal})
-    return real(self, actions)
-SyncVectorEnv.step = step
+Evaluations._submit = submit
+"""
+
+# ... or where it would wait for an evaluation.
+SIGNAL_IN_WAIT = """
+import os, signal
+from iql.inflight import Evaluations
+real_landed = Evaluations.landed
+def landed(self, patience):
+    if patience():
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real_landed(self, patience)
+Evaluations.landed = landed
+"""
+
+# What players do instead of playing; they import it by its name.
+DISTURBING = """
+import os, signal, time
+from iql import players
+from iql.errors import UserError
+play = players._play
+
+def never(*arguments):
+    time.sleep(1000)
+
+def late(*arguments):
+    time.sleep(0.5)
+    return play(*arguments)
+
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def refuse(*arguments):
+    raise UserError('the ice is melting')
+
+def fail(*arguments):
+    raise ZeroDivisionError('inside the simulator')
 """
 
 SLOW = """
 import time
 from iql.learner import IQL
-real = IQL.update
-def slow(self, *arguments, **options):
-    time.sleep({seconds})
-    return real(self, *arguments, **options)
-IQL.update = slow
+real = IQL.advance
+def slow(self, batches, count, measure):
+    time.sleep(count * {seconds})
+    return real(self, batches, count, measure)
+IQL.advance = slow
 """
 
 
@@ -179,19 +218,92 @@ def test_kill_9_between_writing_and_renaming_leaves_no_trace(train, undisturbed)
     finish_and_compare(train, undisturbed)
 
 
-def test_kill_9_in_the_middle_of_an_evaluation_leaves_no_trace(train, undisturbed):
-    for number in (150, 450, 700):  # an evaluation takes 300 steps
-        killed = train("seed=[0,1]", patch=SIGNAL_IN_EVALUATION.format(number=number, signal="SIGKILL"))
+@pytest.fixture
+def playing(train, tmp_path) -> Callable[[str], str]:
+    """The patch by which players do something of DISTURBING."""
+    (tmp_path / "disturbing.py").write_text(DISTURBING)
+    train.environment["PYTHONPATH"] = str(tmp_path)
+    return lambda how: f"import iql.players, disturbing\niql.players._play = disturbing.{how}\n"
+
+
+def test_kill_9_when_an_evaluation_begins_leaves_no_trace(train, undisturbed):
+    for number in (1, 2, 3, 3):  # of updates 20, 40 and 60, and the map's
+        killed = train("seed=[0,1]", patch=SIGNAL_AT_EVALUATION.format(number=number, signal="SIGKILL"))
         assert killed.returncode == -signal.SIGKILL
     finish_and_compare(train, undisturbed)
 
 
-def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_does_it_whole(train, undisturbed):
-    # In the first evaluation, again where the resumed run begins with it, and in the rollouts of the map.
-    for number in (150, 100, 1000):
-        stopped = train("seed=[0,1]", patch=SIGNAL_IN_EVALUATION.format(number=number, signal="SIGTERM"))
+def test_kill_9_with_an_evaluation_under_way_since_an_earlier_checkpoint_leaves_no_trace(train, undisturbed, playing):
+    killed = train("seed=[0,1]", "checkpoint.every=6", patch=playing("never") + stop_at(33))
+    assert killed.returncode == -signal.SIGKILL
+    for update, held in ((24, []), (30, [25, 30])):
+        for directory in train.directories():
+            state = checkpoints.read(directory / "checkpoints" / f"update={update:09d}.ckpt")
+            assert state["evaluation"]["update"] == 20
+            assert [record["update"] for record in state["evaluation"]["held"]] == held
+            assert state["position"]["evaluated"] == 0
+    finish_and_compare(train, undisturbed)
+
+
+def test_players_die_with_a_killed_training(train, playing):
+    process = train.start(patch=playing("never"))
+    wait_for(lambda: any((directory / "checkpoints").is_dir() for directory in train.directories()))
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.kill()
+    process.communicate()
+    psutil.wait_procs(children, timeout=10)
+    assert not [child for child in children if child.is_running()]
+
+
+def test_a_signal_does_not_wait_for_an_evaluation_and_the_resumed_run_plays_it(train, undisturbed, playing):
+    stopped = train("seed=[0,1]", patch=playing("never") + signal_at(33))
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    (left,) = (train.directories()[0] / "checkpoints").glob("*35.ckpt")
+    assert checkpoints.read(left)["evaluation"]["update"] == 20
+    # Where the next evaluation waits for the one under way, and where a resumed run begins with that wait.
+    for update in (40, 40):
+        stopped = train("seed=[0,1]", patch=playing("never") + SIGNAL_IN_WAIT)
+        assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+        assert f"after update {update}" in stopped.stderr
+        assert (
+            checkpoints.read(train.directories()[0] / f"checkpoints/update={update:09d}.ckpt")["evaluation"]["update"]
+            == 20
+        )
+    # When a resumed run begins the one that was due, with the last one under way, and in the map's.
+    for number in (2, 3, 2):
+        stopped = train("seed=[0,1]", patch=SIGNAL_AT_EVALUATION.format(number=number, signal="SIGTERM"))
         assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     finish_and_compare(train, undisturbed)
+
+
+@pytest.mark.parametrize("overrides", [["evaluation.workers=1"], ["evaluation.workers=3", "log_every=5"]], ids=str)
+def test_the_record_is_the_same_however_many_play_and_however_long_they_take(train, undisturbed, playing, overrides):
+    result = train("seed=[0,1]", *overrides, patch=playing("late"))
+    assert result.returncode == 0, result.stderr
+    assert [numbers_of(directory) for directory in train.directories()] == undisturbed
+
+
+def test_a_killed_player_is_one_line_that_names_the_likely_cause(train, undisturbed, playing):
+    result = train("seed=[0,1]", "evaluation.workers=1", patch=playing("die"))
+    assert result.returncode == 1
+    refusal = [line for line in result.stderr.splitlines() if line.startswith("train.py:")]
+    assert len(refusal) == 1
+    assert "SIGKILL" in refusal[0]
+    assert "memory" in refusal[0]
+    assert "the same command goes on" in refusal[0]
+    assert "Traceback" not in result.stderr
+    finish_and_compare(train, undisturbed)
+
+
+def test_what_an_environment_raises_arrives(train, playing):
+    result = train(patch=playing("refuse"))
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "train.py: the ice is melting"
+    assert "Traceback" not in result.stderr
+    result = train(patch=playing("fail"))
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "ZeroDivisionError: inside the simulator"
 
 
 def test_kill_9_before_the_pictures_are_drawn_leaves_them_to_the_next_call(train, undisturbed):
@@ -259,17 +371,21 @@ def test_a_second_process_says_who_owns_the_run_and_leaves(train):
     assert train().returncode == 0  # a dead owner's run is taken over at once
 
 
-def stop_at(update: int) -> str:
+def signal_at(update: int, number: str = "SIGTERM") -> str:
     return f"""
 import os, signal
 from iql.learner import IQL
-real = IQL.update
-def update(self, *arguments, **options):
-    if self.update_count == {update}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, *arguments, **options)
-IQL.update = update
+real = IQL.advance
+def advance(self, batches, count, measure):
+    if self.update_count <= {update} < self.update_count + count:
+        os.kill(os.getpid(), signal.{number})
+    return real(self, batches, count, measure)
+IQL.advance = advance
 """
+
+
+def stop_at(update: int) -> str:
+    return signal_at(update, "SIGKILL")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
@@ -324,12 +440,12 @@ def harm(path: Path, damage: str) -> None:
 def test_a_nan_stops_its_member_with_a_clear_error_and_the_others_finish(train):
     poison = """
 from iql.learner import IQL
-real = IQL.update
-def update(self, *arguments, **options):
-    if self.update_count == 33 and len(self.seeds) > 1:
+real = IQL.advance
+def advance(self, batches, count, measure):
+    if self.update_count <= 33 < self.update_count + count and len(self.seeds) > 1:
         self.networks['value'].net.kernels[0].data[0, 0, 0] = float('nan')
-    return real(self, *arguments, **options)
-IQL.update = update
+    return real(self, batches, count, measure)
+IQL.advance = advance
 """
     result = train("seed=[0,1]", patch=poison)
     assert result.returncode == 1

@@ -23,7 +23,8 @@ class Task(Protocol):
     maze             the maze to draw a value map of, or None
 
     observation_dim and action_dim are asked for after transitions(). Besides, a task may have `run_seeded`
-    (bool; see evaluation.episode_seeds) and `baselines()`, lines for the end of train.py.
+    (bool; see inflight.episode_seeds) and `baselines()`, lines for the end of train.py. It is pickled for the
+    processes that play (iql.players).
     """
 
     name: str
@@ -39,7 +40,10 @@ class Task(Protocol):
         ...
 
     def make_envs(self, num: int) -> VectorEnv:
-        """`num` environments side by side, autoreset disabled: who steps them resets what ended."""
+        """`num` environments side by side, autoreset disabled: who steps them resets what ended.
+
+        With `skips_ended` (tasks.lockstep) ended ones may also be left as they are.
+        """
         ...
 
     def score(self, returns: np.ndarray) -> np.ndarray:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 
 from iql.episodes import split
 from iql.errors import UserError
+from iql.tasks.lockstep import Lockstep
 from iql.tasks.mazes import Maze
 from iql.tasks.rows import Rows
 from iql.tasks.suspicions import suspicions
@@ -33,7 +36,7 @@ class RecordedTask(ABC):
     custom     whether the data is the user's own, so that no published number stands beside its score
     maze       the maze to draw a value map of, or None
     antmaze    whether the reward is 1 at a goal that ends the episode and else 0
-    run_seeded whether a run's episodes share something drawn from the run's seed (evaluation.episode_seeds)
+    run_seeded whether a run's episodes share something drawn from the run's seed (inflight.episode_seeds)
 
     observation_dim and action_dim are known once transitions() was called, if not before.
     """
@@ -127,7 +130,16 @@ class RecordedTask(ABC):
 
     def make_envs(self, num: int) -> VectorEnv:
         """`num` simulators side by side, autoreset disabled: who steps them resets what ended."""
-        return SyncVectorEnv(self.env_makers(num), autoreset_mode=AutoresetMode.DISABLED)
+        return Lockstep(self.env_makers(num))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to make the environments; what is cached (an open file, an environment) it
+        gets for itself.
+        """
+        cached = {
+            name for cls in type(self).__mro__ for name, of in vars(cls).items() if isinstance(of, cached_property)
+        }
+        return {name: value for name, value in self.__dict__.items() if name not in cached}
 
     def score(self, returns: np.ndarray) -> np.ndarray:
         """Normalised scores of episode returns, same shape: 0 is random, 100 the expert; returns without references."""

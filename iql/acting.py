@@ -1,0 +1,58 @@
+"""Policies as their players have them: one member's, in NumPy, so that a player needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Perceptron:
+    """The mean of our own policy: observations [B, observation_dim] float32 → actions [B, action_dim] within ±1.
+
+    kernels, biases  [in, out] and [out] float32 of each layer, ReLU between them
+    squash           whether the mean goes through tanh
+    mean, std        [observation_dim] float32: what observations are shifted and divided by
+    """
+
+    kernels: Sequence[np.ndarray]
+    biases: Sequence[np.ndarray]
+    squash: bool
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        x = (observations - self.mean) / self.std
+        last = len(self.kernels) - 1
+        for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
+            x = x @ kernel
+            x += bias
+            if layer < last:
+                np.maximum(x, 0, out=x)
+        return np.clip(np.tanh(x) if self.squash else x, -1, 1)
+
+
+@dataclass(frozen=True)
+class Module:
+    """The mean of a user's own policy, one member's torch module; whoever unpickles it imports torch.
+
+    lead  whether the module takes and gives a leading member axis, of size 1
+    The rest is Perceptron's.
+    """
+
+    module: Any
+    lead: bool
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        import torch
+
+        inputs = torch.from_numpy((observations - self.mean) / self.std)
+        self.module.eval()
+        with torch.no_grad():
+            mean, _ = self.module(inputs[None] if self.lead else inputs)
+        return (mean[0] if self.lead else mean).clamp(-1, 1).numpy()

@@ -1,0 +1,59 @@
+"""Environments side by side in one process, of which a step moves only those whose episode is on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+
+class Lockstep(SyncVectorEnv):
+    """Gymnasium's SyncVectorEnv with autoreset disabled that leaves ended environments alone.
+
+    ended        [num] bool: whether an episode is over, or never began: such an environment keeps its last
+                 observation, gets no reward and takes no time until it is reset
+    skips_ended  tells evaluation.evaluate so
+
+    What the environments say in infos is not gathered: putting it together takes longer than a step.
+    """
+
+    skips_ended = True
+
+    def __init__(self, makers: Sequence[Callable[[], gymnasium.Env]]) -> None:
+        super().__init__(makers, autoreset_mode=AutoresetMode.DISABLED)
+        space = self.single_observation_space
+        self._rows = np.zeros((self.num_envs, *(space.shape or ())), space.dtype)
+        self._terminated, self._truncated = np.zeros((2, self.num_envs), bool)
+        self.ended = np.ones(self.num_envs, bool)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """New episodes: of all, or of those in options["reset_mask"] [num] bool."""
+        if seed is None or isinstance(seed, int):
+            seed = [None if seed is None else seed + index for index in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
+        left = dict(options or {})
+        mask = left.pop("reset_mask", np.ones(self.num_envs, bool))
+        for index in np.flatnonzero(mask).tolist():
+            self._rows[index], _ = self.envs[index].reset(seed=seed[index], options=left or None)
+            self._terminated[index] = self._truncated[index] = self.ended[index] = False
+        return self._rows.copy(), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One step, with actions [num, action_dim], of those whose episode is on."""
+        rewards = np.zeros(self.num_envs)
+        for index in np.flatnonzero(~self.ended).tolist():
+            (
+                self._rows[index],
+                rewards[index],
+                self._terminated[index],
+                self._truncated[index],
+                _,
+            ) = self.envs[index].step(actions[index])
+        self.ended = self.ended | self._terminated | self._truncated
+        return self._rows.copy(), rewards, self._terminated.copy(), self._truncated.copy(), {}

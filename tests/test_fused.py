@@ -1,0 +1,305 @@
+"""The fused paths against the plain one: alone, in packs, in lanes, as on CUDA, in bfloat16, resumed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from iql.draws import Batches
+from iql.errors import UserError
+from iql.execution import Graphs, fuse, member_bytes
+from iql.learner import IQL
+from iql.networks import Policy, TwinQ, Value, build
+from iql.transitions import Transitions
+
+OBSERVATION_DIM, ACTION_DIM, BATCH = 5, 2, 32
+SETTINGS = {
+    "tau": [0.5, 0.7, 0.9],
+    "beta": [0.0, 3.0, 10.0],
+    "lr": [3e-4, 1e-3, 3e-4],
+    "discount": [0.99, 0.9, 0.95],
+    "polyak": [0.005, 0.05, 0.01],
+    "advantage_cap": [100.0, 2.0, 5.0],
+}
+PATHS = {"plain": ("plain", 1), "fused": ("fused", 1), "threads": ("fused", 2), "graphs": ("graphs", 1)}
+FUSED = [path for path in PATHS if path != "plain"]
+
+
+@pytest.fixture(scope="module")
+def data() -> Transitions:
+    random = np.random.default_rng(0)
+    rows = 500
+    return Transitions(
+        observations=random.normal(size=(rows, OBSERVATION_DIM)).astype(np.float32),
+        actions=random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
+        rewards=random.normal(size=rows).astype(np.float32),
+        masks=(random.random(rows) > 0.1).astype(np.float32),
+        rows=np.arange(rows - 1),
+        observation_mean=np.zeros(OBSERVATION_DIM, np.float32),
+        observation_std=np.ones(OBSERVATION_DIM, np.float32),
+    )
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(
+    members: range = range(3),
+    path: str = "plain",
+    *,
+    variant: str = "iql",
+    dropout: float | None = None,
+    distribution: str = "gaussian",
+    hidden: tuple[int, ...] = (16, 24),
+    precision: str = "float32",
+    **replaced,
+) -> IQL:
+    """A learner of some members of a pack of three that differ in everything that members may differ in."""
+    ours = variant == "iql"
+    seeds = [3 + member for member in members]
+    common = {"seeds": seeds, "hidden_dims": hidden, "initialization": "orthogonal" if ours else "pytorch"}
+    policy = Policy(
+        OBSERVATION_DIM,
+        ACTION_DIM,
+        **common,
+        distribution=distribution,
+        mean="tanh" if ours or distribution == "deterministic" else "linear",
+        dropout=dropout,
+        log_std_range=(-5.0, 2.0),
+    )
+    learner = IQL(
+        **{
+            "value": Value(OBSERVATION_DIM, **common),
+            "q": TwinQ(OBSERVATION_DIM, ACTION_DIM, **common),
+            "policy": policy,
+            "optimizer": partial(torch.optim.Adam, fused=True),
+            **{key: [values[member] for member in members] for key, values in SETTINGS.items()},
+            **replaced,
+        },
+        seeds=seeds,
+        fresh_value=ours,
+        q_loss_scale=1.0 if ours else 0.5,
+        policy_schedule="cosine",
+        updates=300,
+        precision=precision,
+    )
+    code_path, threads = PATHS[path]
+    learner.take_path(code_path, BATCH, threads)
+    return learner
+
+
+def train(learner: IQL, data: Transitions, updates: int, measure: bool = False):
+    return learner.advance(Batches(data, learner.seeds, BATCH, "cpu"), updates, measure)
+
+
+def largest_difference(one: dict, other: dict) -> float:
+    return max(float((one[net][p] - other[net][p]).abs().max()) for net in one for p in one[net])
+
+
+def states(learner: IQL) -> list[dict]:
+    return [learner.network_state(place) for place in range(len(learner.seeds))]
+
+
+@pytest.mark.parametrize("variant", ["iql", "iql_gwthomas"])
+@pytest.mark.parametrize("dropout", [None, 0.1])
+@pytest.mark.parametrize("distribution", ["gaussian", "deterministic"])
+@pytest.mark.parametrize("path", FUSED)
+def test_a_pack_has_the_plain_paths_weights_and_metrics(data, path, variant, dropout, distribution):
+    settings = {"variant": variant, "dropout": dropout, "distribution": distribution}
+    plain, fused = make(**settings), make(path=path, **settings)
+    expected, metrics = train(plain, data, 100, measure=True), train(fused, data, 100, measure=True)
+    for one, other in zip(states(plain), states(fused), strict=True):
+        assert largest_difference(one, other) < 1e-5
+    assert metrics.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(
+            metrics[name], values, rtol=2e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("variant", ["iql", "iql_gwthomas"])
+@pytest.mark.parametrize("dropout", [None, 0.1])
+@pytest.mark.parametrize("path", FUSED)
+def test_a_member_has_the_same_numbers_alone(data, path, variant, dropout):
+    pack = make(path=path, variant=variant, dropout=dropout)
+    train(pack, data, 100)
+    for place in range(3):
+        alone = make(range(place, place + 1), path, variant=variant, dropout=dropout)
+        train(alone, data, 100)
+        bits = path != "graphs"  # on CPU one member runs on one thread, alone in two lanes
+        assert largest_difference(alone.network_state(0), pack.network_state(place)) <= (0 if bits else 1e-5)
+
+
+@pytest.mark.parametrize("hidden", [(16,), (16, 24, 8)])
+@pytest.mark.parametrize("path", FUSED)
+def test_any_number_of_hidden_layers(data, path, hidden):
+    plain, fused = make(hidden=hidden), make(path=path, hidden=hidden)
+    train(plain, data, 50)
+    train(fused, data, 50)
+    assert max(largest_difference(*pair) for pair in zip(states(plain), states(fused), strict=True)) < 1e-5
+
+
+def test_networks_may_have_layers_of_their_own(data):
+    wide = Value(OBSERVATION_DIM, [3], [40, 20, 30], "orthogonal")
+    plain, fused = make(range(1), value=wide), make(range(1), "threads", value=copy.deepcopy(wide))
+    train(plain, data, 50)
+    train(fused, data, 50)
+    assert largest_difference(plain.network_state(0), fused.network_state(0)) < 1e-5
+
+
+def test_weight_decay_and_betas_of_adam_are_heeded(data):
+    optimizer = partial(torch.optim.Adam, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.1)
+    plain, fused = make(optimizer=optimizer), make(path="fused", optimizer=optimizer)
+    default = make(path="fused")
+    for learner in (plain, fused, default):
+        train(learner, data, 50)
+    assert largest_difference(plain.network_state(1), fused.network_state(1)) < 1e-5
+    assert largest_difference(default.network_state(1), fused.network_state(1)) > 1e-3
+
+
+@pytest.mark.parametrize("path", FUSED)
+def test_it_continues_bit_for_bit_from_a_state_and_in_blocks(data, path):
+    whole, first, second = (make(path=path, dropout=0.1) for _ in range(3))
+    train(whole, data, 60)
+    for count in (7, 16, 7):
+        train(first, data, count)
+    for member in range(3):
+        second.load(member, copy.deepcopy(first.state(member)))
+    train(second, data, 30)
+    for one, other in zip(states(whole), states(second), strict=True):
+        assert largest_difference(one, other) == 0
+
+
+def test_a_measured_update_is_the_same_update(data):
+    for path in FUSED:
+        silent, measured = make(path=path), make(path=path)
+        assert train(silent, data, 20) is None
+        for _ in range(20):
+            metrics = train(measured, data, 1, measure=True)
+        assert all(metric.shape == (3,) for metric in metrics.values())
+        assert largest_difference(states(silent)[0], states(measured)[0]) == 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_bfloat16_stays_near_float32(data, path):
+    """A product between hidden layers: 8 bits of mantissa are 0.4 %."""
+    exact, low = make(hidden=(64, 64), path=path), make(hidden=(64, 64), path=path, precision="bf16")
+    metrics = [train(learner, data, 50, measure=True) for learner in (exact, low)]
+    difference = max(largest_difference(*pair) for pair in zip(states(exact), states(low), strict=True))
+    assert 1e-6 < difference < 0.04  # 50 steps of Adam move a weight by up to 0.05
+    for name in ("value_loss", "q_loss", "policy_loss", "v", "q"):
+        torch.testing.assert_close(metrics[1][name], metrics[0][name], rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("path", FUSED)
+def test_bfloat16_takes_the_same_products_low_as_the_plain_path(data, path):
+    plain, fused, exact = (
+        make(hidden=(64, 64), path=p, precision=kind)
+        for p, kind in (("plain", "bf16"), (path, "bf16"), ("plain", "float32"))
+    )
+    first = [train(learner, data, 1, measure=True) for learner in (plain, fused, exact)]
+    for name in ("grad_norm_value", "grad_norm_q", "grad_norm_policy", "v", "q"):
+        apart = (first[0][name] - first[1][name]).abs().max()
+        assert apart < 0.2 * (first[0][name] - first[2][name]).abs().max(), name
+
+
+def test_a_users_network_takes_its_products_in_bfloat16_too(data):
+    def learner(precision):
+        value = build(OwnValue, ["value"], [3, 4, 5], observation_dim=OBSERVATION_DIM)
+        return make(value=value, precision=precision)
+
+    exact, low = (train(learner(precision), data, 1, measure=True) for precision in ("float32", "bf16"))
+    assert low["v"].dtype == torch.float32
+    assert 1e-6 < (exact["v"] - low["v"]).abs().max() < 0.02
+
+
+def test_loading_and_the_check_for_finite_weights_reach_the_flat_layout(data):
+    learner = make(path="fused", precision="bf16", hidden=(16, 16))
+    state = make(range(1)).network_state(0)
+    with pytest.raises(ValueError, match="value"):
+        learner.load_networks(0, state)  # other widths
+    other = make(path="fused", precision="bf16", hidden=(16, 16))
+    train(other, data, 20)
+    for member in range(3):
+        learner.load(member, other.state(member))
+    for each in (learner, other):
+        train(each, data, 5)
+    assert largest_difference(learner.network_state(2), other.network_state(2)) == 0
+    learner.networks["q"].net.kernels[0].data[1, 0, 0, 0] = math.nan
+    assert learner.finite() == [True, False, True]
+
+
+class OwnValue(nn.Module):
+    def __init__(self, observation_dim: int):
+        super().__init__()
+        self.layer = nn.Linear(observation_dim, 1)
+
+    def forward(self, observations):
+        return self.layer(observations).squeeze(-1)
+
+
+class OwnIQL(IQL):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("replaced", "reason"),
+    [
+        (
+            {"value": build(OwnValue, ["value"], [3, 4, 5], observation_dim=OBSERVATION_DIM)},
+            "network.value is a Lifted",
+        ),
+        ({"optimizer": torch.optim.SGD}, "optimizer is a SGD"),
+        ({"optimizer": partial(torch.optim.Adam, amsgrad=True)}, "optimizer.amsgrad is true"),
+    ],
+)
+def test_what_is_not_known_by_heart_is_trained_on_the_plain_path(data, replaced, reason):
+    learner = make(**replaced)
+    assert fuse(learner, BATCH, "auto", 1) is None
+    with pytest.raises(UserError, match=reason):
+        fuse(learner, BATCH, "fused", 1)
+
+
+def test_an_algorithm_of_ones_own_is_trained_on_the_plain_path():
+    learner = make(path="plain")
+    learner.__class__ = OwnIQL
+    assert fuse(learner, BATCH, "auto", 1) is None
+
+
+def test_a_failing_lane_ends_the_other(data, monkeypatch):
+    from iql.fused import FusedUpdate
+
+    for stage in ("forward_q", "value"):  # of the second lane, of the first
+        learner = make(range(1), "threads")
+        with monkeypatch.context() as patch:
+            patch.setattr(FusedUpdate, stage, lambda *_: 1 / 0)
+            with pytest.raises((ZeroDivisionError, RuntimeError)):
+                train(learner, data, 3)
+
+
+def test_graphs_count_updates_as_the_host_does(data):
+    learner = make(path="graphs")
+    assert isinstance(learner.fused, Graphs)
+    train(learner, data, 37)
+    train(learner, data, 4, measure=True)
+    assert learner.update_count == int(learner.fused._number) == 41
+
+
+def test_the_estimate_of_a_members_memory_counts_its_tensors():
+    learner = make(range(1))
+    networks = {name: learner.networks[name] for name in ("value", "q", "policy")}
+    weights = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    estimate = member_bytes(networks, BATCH)
+    assert estimate > 4 * (4 * sum(weights.values()) + weights["q"])
+    assert member_bytes(networks, 2 * BATCH) > estimate

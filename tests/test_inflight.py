@@ -1,0 +1,235 @@
+"""Evaluations under way: a copy of the policies as they were, the record's order, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import sys
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from iql.errors import UserError
+from iql.evaluation import Episodes
+from iql.inflight import Evaluations, actor, episode_seeds, policy_weights
+from iql.networks import Lifted, Policy, build
+from iql.players import CHUNK
+
+OBSERVATIONS, ACTIONS, SEEDS = 3, 2, [0, 1, 2]
+MEAN, STD = np.array([1, 2, 3], np.float32), np.array([0.5, 1, 2], np.float32)
+
+
+def our_policy(mean: str = "tanh", distribution: str = "gaussian") -> Policy:
+    torch.manual_seed(0)
+    policy = Policy(OBSERVATIONS, ACTIONS, SEEDS, [16, 8], "pytorch", distribution, mean, 0.1, (-5.0, 2.0))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return policy
+
+
+class Residual(nn.Module):
+    """A user's policy for one run, which is another while it learns."""
+
+    def __init__(self, observation_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(observation_dim, 8), nn.Dropout(0.5), nn.ReLU())
+        self.head = nn.Linear(8, action_dim)
+        self.log_std = nn.Parameter(torch.zeros(action_dim))
+        self.register_buffer("gain", torch.tensor(3.0))
+
+    def forward(self, observations):
+        return self.gain * self.head(self.inner(observations)), self.log_std
+
+
+class Doubled(Policy):
+    """A user's policy that knows the member axis."""
+
+    def forward(self, observations, masks=None):
+        mean, log_std = super().forward(observations, masks)
+        return 2 * mean, log_std
+
+
+class Sealed(Residual):
+    """Holds what no other process can have."""
+
+    def __init__(self, observation_dim: int, action_dim: int) -> None:
+        super().__init__(observation_dim, action_dim)
+        self.activation = lambda x: x
+
+
+def residual(cls=Residual) -> Lifted:
+    policy = build(cls, ["policy"], SEEDS, observation_dim=OBSERVATIONS, action_dim=ACTIONS)
+    assert isinstance(policy, Lifted)
+    return policy
+
+
+def doubled() -> Doubled:
+    return Doubled(OBSERVATIONS, ACTIONS, SEEDS, [8], "orthogonal", "gaussian", "tanh", None, (-5.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda kind=kind: our_policy(*kind) for kind in (("tanh", "gaussian"), ("linear", "deterministic"))),
+        residual,
+        doubled,
+    ],
+)
+def test_players_act_as_the_learner_would(make):
+    policy = make()
+    rows = np.random.default_rng(0).normal(size=(CHUNK, OBSERVATIONS)).astype(np.float32)
+    inputs = torch.from_numpy((rows - MEAN) / STD).expand(len(SEEDS), -1, -1)
+    policy.eval()
+    with torch.no_grad():
+        expected = policy(inputs)[0].clamp(-1, 1).numpy()
+    policy.train()
+    assert (np.abs(expected) == 1).any()
+    for place in range(len(SEEDS)):
+        act = pickle.loads(pickle.dumps(actor(policy, policy_weights(policy, place), MEAN, STD)))
+        np.testing.assert_allclose(act(rows), expected[place], rtol=0, atol=2e-6)
+    assert policy.training
+
+
+def test_a_copy_of_strided_weights_is_plain_and_stays_as_it_was():
+    policy = our_policy()
+    with torch.no_grad():
+        for parameter in policy.net.kernels:
+            parameter.data = parameter.transpose(1, 2).contiguous().transpose(1, 2)
+    rows = np.ones((CHUNK, OBSERVATIONS), np.float32)
+    weights = policy_weights(policy, 1)
+    assert all(each.is_contiguous() for each in weights.values())
+    before = actor(policy, weights, MEAN, STD)(rows)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(actor(policy, weights, MEAN, STD)(rows), before)
+    assert np.abs(before).max() > 0
+
+
+def test_our_own_policy_travels_without_torch():
+    sent = pickle.dumps(actor(our_policy(), policy_weights(our_policy(), 0), MEAN, STD))
+    assert b"torch" not in sent
+
+
+def test_a_policy_that_cannot_be_sent_is_refused_at_once():
+    with pytest.raises(UserError, match="the policy Lifted cannot be sent"):
+        evaluations(residual(Sealed))
+
+
+class HandPlayed:
+    """Players whose chunks end when and as the test says."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[bytes, list[int], Future]] = []
+
+    def check_start(self) -> None:
+        pass
+
+    def play(self, act, seeds, keep_observations):
+        chunks = [seeds[first : first + CHUNK] for first in range(0, len(seeds), CHUNK)]
+        self.given += [(act, chunk, Future()) for chunk in chunks]
+        return [future for _, _, future in self.given[-len(chunks) :]]
+
+    def result(self, future):
+        return future.result()
+
+    def finish(self, number: int) -> None:
+        _, seeds, future = self.given[number]
+        future.set_result(Episodes(np.array(seeds, float), np.ones(len(seeds), int), []))
+
+
+def evaluations(policy=None, players=None) -> Evaluations:
+    return Evaluations(players or HandPlayed(), policy or our_policy(), MEAN, STD, SEEDS, 7, False)
+
+
+def never() -> bool:
+    return False
+
+
+def test_it_lands_once_all_is_played_in_whatever_order():
+    players = HandPlayed()
+    own = evaluations(players=players)
+    assert own.landed(never) is None
+    own.begin(20, [0, 2])
+    assert len(players.given) == 4
+    for number in (3, 0, 2):
+        players.finish(number)
+        assert own.landed(never) is None
+    players.finish(1)
+    flight, played = own.landed(never)
+    assert (flight.update, flight.seconds > 0, own.flight) == (20, True, None)
+    for place in (0, 2):
+        assert played[place].returns.tolist() == episode_seeds(SEEDS[place], 20, 7)
+
+
+def test_records_are_held_back_while_an_evaluation_is_under_way_only():
+    players = HandPlayed()
+    own = evaluations(players=players)
+    assert not own.hold(0, {"update": 20})
+    own.begin(20, [0])
+    assert own.hold(0, {"update": 25})
+    assert not own.hold(1, {"update": 25})
+    assert own.hold(0, {"update": 30})
+    for number in range(2):
+        players.finish(number)
+    flight, _ = own.landed(never)
+    assert flight.held == {0: [{"update": 25}, {"update": 30}]}
+    assert not own.hold(0, {"update": 35})
+
+
+def test_what_a_checkpoint_holds_is_enough_to_play_it_again():
+    players = HandPlayed()
+    policy = our_policy()
+    own = evaluations(policy, players)
+    assert own.state(0) is None
+    own.begin(20, [0, 1])
+    own.hold(1, {"kind": "train", "update": 25, "value_loss": 0.5, "policy_lr": None})
+    saved = io.BytesIO()
+    torch.save({place: own.state(place) for place in (0, 1)}, saved)
+    assert own.state(2) is None
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()  # a resumed life has later weights
+    saved.seek(0)
+    again = HandPlayed()
+    later = evaluations(policy, again)
+    later.take_up(torch.load(saved, weights_only=True))
+    assert [given[:2] for given in again.given] == [given[:2] for given in players.given]
+    assert later.flight.held == own.flight.held
+    later.take_up({})
+    assert later.flight.update == 20
+
+
+def test_the_first_chunk_that_fails_ends_the_wait_and_is_raised():
+    players = HandPlayed()
+    own = evaluations(players=players)
+    own.begin(20, [0])
+    players.given[1][2].set_exception(ZeroDivisionError("in the simulator"))
+    with pytest.raises(ZeroDivisionError):
+        own.landed(lambda: True)
+
+
+def test_patience_ends_a_wait():
+    own = evaluations()
+    own.begin(20, [0])
+    looks = iter([True, True, False])
+    assert own.landed(lambda: next(looks)) is None
+    assert own.flight is not None
+
+
+def test_seeds_depend_on_run_update_and_episode_and_on_nothing_else():
+    assert episode_seeds(0, 5000, 10)[:3] == episode_seeds(0, 5000, 3)
+    drawn = [seed for run in (0, 1) for update in (5000, 10000) for seed in episode_seeds(run, update, 10)]
+    assert len(set(drawn)) == 40
+    assert all(0 <= seed < 2**31 for seed in drawn)
+
+
+@pytest.mark.parametrize("module", ["iql.players", "iql.acting", "iql.evaluation", "iql.tasks.d4rl"])
+def test_what_players_import_needs_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", code) == 0

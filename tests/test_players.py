@@ -1,0 +1,281 @@
+"""Players: the same episodes whoever plays them; no torch, no signals, no life without their parent."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+
+import gymnasium
+import h5py
+import numpy as np
+import psutil
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from iql.acting import Perceptron
+from iql.config import read
+from iql.errors import UserError
+from iql.evaluation import Episodes, joined
+from iql.players import CHUNK, MOST, Players, step_seconds
+from iql.schema import constructor_arguments
+from iql.tasks import simulators
+from iql.tasks.custom import FileTask
+from iql.tasks.d4rl import D4RLTask
+from iql.tasks.lockstep import Lockstep
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Hopper:
+    """As little of a task as players need, and a user's own class for all they know."""
+
+    def make_envs(self, num: int) -> Lockstep:
+        return Lockstep([lambda: simulators.make("hopper")] * num)
+
+
+class Odd(gymnasium.Env):
+    """One step; does what its seed says."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed = seed
+        return np.array([seed], np.float32), {}
+
+    def step(self, action):
+        if self.seed == 13:
+            raise Unlucky(self.seed, "thirteen")
+        if self.seed == 99:
+            time.sleep(1000)
+        return np.zeros(1, np.float32), float(self.seed), True, False, {}
+
+
+class Unlucky(Exception):
+    """Cannot be unpickled: its constructor wants more than its message."""
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(f"{number} is {name}")
+
+
+class OddTask:
+    def make_envs(self, num: int) -> Lockstep:
+        return Lockstep([Odd] * num)
+
+
+class Closed:
+    """A task that holds what no other process can have."""
+
+    def __init__(self) -> None:
+        self.file = open(__file__)  # noqa: SIM115
+
+
+def perceptron(observation_dim: int, action_dim: int, seed: int = 0) -> bytes:
+    draws = np.random.default_rng(seed)
+    widths = [observation_dim, 32, 32, action_dim]
+    kernels = [draws.standard_normal(shape).astype(np.float32) for shape in zip(widths[:-1], widths[1:], strict=True)]
+    biases = [np.zeros(width, np.float32) for width in widths[1:]]
+    zeros, ones = np.zeros(observation_dim, np.float32), np.ones(observation_dim, np.float32)
+    return pickle.dumps(Perceptron(kernels, biases, True, zeros, ones))
+
+
+@pytest.fixture
+def players_of(request):
+    """Players of a task, closed after the test."""
+
+    def make(task, workers: int | None = 1, members: int = 1, episodes: int = 10) -> Players:
+        players = Players(task, workers, members, episodes)
+        request.addfinalizer(players.close)
+        return players
+
+    return make
+
+
+def played(players: Players, act: bytes, seeds, keep_observations: bool = False) -> Episodes:
+    return joined([players.result(chunk) for chunk in players.play(act, seeds, keep_observations)])
+
+
+def workers_of(players: Players) -> list[psutil.Process]:
+    players.result(players._pool.submit(os.getpid))
+    return [psutil.Process(process.pid) for process in players._context.players]
+
+
+def test_the_number_of_players_and_what_they_played_before_change_no_bit(players_of):
+    seeds = list(range(1000, 1012))  # the last chunk is not full
+    acts = [perceptron(11, 3, seed) for seed in (0, 1)]
+    results = []
+    for workers in (1, 2, 3):
+        players = players_of(Hopper(), workers, episodes=len(seeds))
+        for _ in range(2):
+            results.append([played(players, act, seeds, keep_observations=True) for act in acts])
+        results.append([played(players, act, seeds) for act in reversed(acts)][::-1])
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert one.returns.tobytes() == two.returns.tobytes()
+            assert one.lengths.tolist() == two.lengths.tolist()
+    for episodes in results[0]:
+        assert len(set(episodes.returns)) == len(seeds)
+        assert [len(seen) for seen in episodes.observations] == [length + 1 for length in episodes.lengths]
+    assert results[2][0].observations == []
+
+
+def test_an_episode_does_not_depend_on_how_many_follow(players_of):
+    players = players_of(Hopper(), episodes=CHUNK)
+    act = perceptron(11, 3)
+    assert played(players, act, range(3)).returns.tobytes() == played(players, act, range(8)).returns[:3].tobytes()
+
+
+def test_players_import_no_torch_and_compute_on_one_thread(players_of):
+    players = players_of(Hopper(), 2)
+    played(players, perceptron(11, 3), range(10))
+    for expression, value in (
+        ("'torch' in __import__('sys').modules", False),
+        ("__import__('os').environ['OMP_NUM_THREADS']", "1"),
+        ("__import__('os').environ['OPENBLAS_NUM_THREADS']", "1"),
+    ):
+        assert players.result(players._pool.submit(eval, expression)) == value
+
+
+def test_our_own_environment_and_signals_stay_as_they_were(players_of, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    before = dict(os.environ), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    workers_of(players_of(OddTask(), 2))
+    assert (dict(os.environ), signal.pthread_sigmask(signal.SIG_BLOCK, [])) == before
+
+
+def test_signals_are_for_the_parent(players_of):
+    players = players_of(OddTask(), 2)
+    for process in players._context.players:  # some are still starting
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(process.pid, number)
+    assert played(players, perceptron(1, 1), [1, 2, 3, 4, 5, 6]).returns.tolist() == [1, 2, 3, 4, 5, 6]
+    assert all(process.is_running() for process in workers_of(players))
+
+
+def test_a_killed_player_is_a_user_error_that_names_the_cause(players_of):
+    players = players_of(OddTask(), 2)
+    chunks = players.play(perceptron(1, 1), [99] * 10)
+    workers_of_it = [psutil.Process(process.pid) for process in players._context.players]
+    workers_of_it[1].kill()
+    with pytest.raises(UserError, match=r"SIGKILL.*memory.*evaluation\.workers=N.*same command"):
+        for chunk in chunks:
+            players.result(chunk)
+    with pytest.raises(UserError, match="SIGKILL"):
+        players.play(perceptron(1, 1), [1])
+    gone, left = psutil.wait_procs(workers_of_it, timeout=10)
+    assert not left
+
+
+def test_closing_ends_players_in_the_middle_of_a_chunk(players_of):
+    players = Players(OddTask(), 2, 1, 10)
+    players.play(perceptron(1, 1), [99] * 10)
+    processes = [psutil.Process(process.pid) for process in players._context.players]
+    players.close()
+    assert not [process for process in processes if process.is_running()]
+
+
+def test_what_an_environment_raises_arrives_even_if_it_cannot_travel(players_of):
+    players = players_of(OddTask())
+    with pytest.raises(RuntimeError, match="Unlucky: 13 is thirteen"):
+        played(players, perceptron(1, 1), [13])
+    with pytest.raises(np.linalg.LinAlgError, match="square"):
+        played(players, pickle.dumps(np.linalg.inv), [1])
+    assert played(players, perceptron(1, 1), [5]).returns.tolist() == [5]
+
+
+def test_a_task_that_cannot_be_sent_is_refused_at_once():
+    with pytest.raises(UserError, match="the task Closed cannot be sent .*evaluation=none"):
+        Players(Closed(), 1, 1, 1)
+
+
+def test_environments_that_cannot_be_opened_are_told_of_before_an_evaluation(players_of, monkeypatch):
+    task = D4RLTask(**settings_of("hopper-medium-v2"))
+    task.simulator = "hoper"
+    players = players_of(task)
+    with pytest.raises(UserError, match="no simulator is called 'hoper'"):
+        while True:
+            players.check_start()
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("workers", "members", "episodes", "expected"),
+    [(None, 1, 1, 1), (None, 1, 10, 2), (None, 10, 10, 8), (3, 1, 10, 2), (3, 10, 100, 3), (20, 10, 100, 20)],
+)
+def test_one_a_core_and_at_most_one_a_chunk(players_of, monkeypatch, workers, members, episodes, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr("iql.players._ready", int)
+    assert players_of(OddTask(), workers, members, episodes)._pool._max_workers == expected
+
+
+def test_many_cores_are_not_all_taken(players_of, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr("iql.players._ready", int)
+    assert players_of(OddTask(), None, 10, 100)._pool._max_workers == MOST
+
+
+def settings_of(name: str) -> dict:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        settings = read(compose("config", [f"env={name}"]))[0]
+    return {k: v for k, v in constructor_arguments("env", settings["env"]).items() if k != "_target_"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ant-medium-v2", "antmaze-umaze-v0", "door-human-v1", "kitchen-complete-v0", "maze2d-umaze-made"],
+)
+def test_every_kind_of_task_travels(players_of, name):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        settings = read(compose("config", [f"env={name}"]))[0]
+    task = instantiate(constructor_arguments("env", settings["env"]), _convert_="all")
+    act = perceptron(task.observation_dim, task.action_dim)
+    here = evaluated_here(task, act, [3])
+    assert played(players_of(task, episodes=1), act, [3]).returns.tobytes() == here.returns.tobytes()
+
+
+def evaluated_here(task, act: bytes, seeds) -> Episodes:
+    from iql.evaluation import evaluate
+
+    full = np.zeros((CHUNK, task.observation_dim), np.float32)
+
+    def padded(rows):
+        full[: len(seeds)] = rows[0]
+        return pickle.loads(act)(full)[None, : len(seeds)]
+
+    return evaluate(padded, task.make_envs(len(seeds)), [seeds])[0]
+
+
+def test_an_environment_that_only_the_parent_registered_is_found(players_of, tmp_path):
+    gymnasium.register("Odd-v7", entry_point=Odd, max_episode_steps=5)
+    try:
+        task = file_task(tmp_path / "odd.hdf5", "Odd-v7")
+        task.transitions()
+        task.make_envs(1).close()
+        assert "_env" in task.__dict__  # opened here and not sent
+        assert played(players_of(task), perceptron(1, 1), [4, 6]).returns.tolist() == [4, 6]
+    finally:
+        del gymnasium.registry["Odd-v7"]
+
+
+def file_task(path: Path, gym_id: str) -> FileTask:
+    with h5py.File(path, "w") as file:
+        for key in ("observations", "actions"):
+            file[key] = np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
+        file["rewards"] = np.zeros(20, np.float32)
+        file["terminals"] = np.zeros(20, bool)
+        file["timeouts"] = np.arange(20) % 5 == 4
+    return FileTask(
+        path=path, gym_id=gym_id, name="odd", horizon=None, reward="none", ref_min=None, ref_max=None, normalize=False
+    )
+
+
+def test_the_time_of_a_step_is_that_of_all_over_their_number(monkeypatch):
+    clock = iter([100.0, 107.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert step_seconds(OddTask(), pickle.loads(perceptron(1, 1)), range(7)) == 1.0  # each seed makes one step
