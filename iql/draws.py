@@ -108,12 +108,17 @@ class Batches:
 
     def gather(self, rows: Tensor) -> Batch:
         """The batch of these rows [M, B]."""
+        flat = rows.reshape(-1)
+
+        def take(data: Tensor, chosen: Tensor) -> Tensor:  # index_select takes half the time of data[rows]
+            return data.index_select(0, chosen).view(*rows.shape, *data.shape[1:])
+
         return Batch(
-            self.observations[rows],
-            self.actions[rows],
-            self.rewards[rows],
-            self.masks[rows],
-            self.observations[rows + 1],
+            take(self.observations, flat),
+            take(self.actions, flat),
+            take(self.rewards, flat),
+            take(self.masks, flat),
+            take(self.observations, flat + 1),
         )
 
 

@@ -353,8 +353,7 @@ class FusedUpdate:
     def value(self, batch: Batch, measure: bool) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """V's step; returns the policy's weights and Q's targets, [M, B], and what was measured."""
         fresh, size = self._learner.fresh_value, self._size
-        self._observations.copy_(batch.observations)
-        self._states[:, size:].copy_(batch.next_observations)
+        torch.cat([batch.observations, batch.next_observations], 1, out=self._states)
         both = self._by_copy(self.q_target)
         target_q = torch.minimum(both[0], both[1])
         if fresh:

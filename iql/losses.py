@@ -32,8 +32,8 @@ def value_loss(q: Tensor, v: Tensor, tau: Tensor) -> Tensor:
 def value_loss_gradient(q: Tensor, v: Tensor, tau: Tensor) -> Tensor:
     """The gradient of value_loss with respect to v, [M, B]."""
     difference = q - v
-    weight = torch.where(difference < 0, 1 - tau, tau)
-    return weight.mul_(difference).mul_(-2 / v.shape[-1])
+    scale = -2 / v.shape[-1]
+    return torch.where(difference < 0, (1 - tau) * scale, tau * scale).mul_(difference)
 
 
 def q_target(rewards: Tensor, masks: Tensor, next_v: Tensor, discount: Tensor) -> Tensor:
