@@ -95,8 +95,13 @@ def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> N
         factories = {part: instantiate(shared["network"][part], _partial_=True, _convert_="all") for part in names}
         return {part: build(factory, names[part], seeds, **sizes[part]) for part, factory in factories.items()}
 
-    member = member_bytes(networks(seeds[:1]), shared["batch_size"])
-    check_memory(member, data.nbytes, len(runs), device)
+    # The data lies in memory already; on CUDA it comes beside the pack.
+    check_memory(
+        member_bytes(**widths(shared["network"], task), batch_size=shared["batch_size"]),
+        data.nbytes if device.type == "cuda" else 0,
+        len(runs),
+        device,
+    )
 
     optimizer = {key: value for key, value in shared["optimizer"].items() if key != "lr"}
     algorithm = constructor_arguments("algorithm", shared["algorithm"])
@@ -122,6 +127,13 @@ def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> N
     learner.take_path(path, shared["batch_size"], threads)
     trackers = [[instantiate(node) for node in each["tracker"].values()] for each in settings]
     Training(runs=runs, trackers=trackers, learner=learner, task=task, data=data, overrides=overrides).run()
+
+
+def widths(network: dict[str, Any], task: Any) -> dict[str, list[int]]:
+    """The layers of V, Q and the policy from in to out; without hidden ones for a class that does not name them."""
+    observation, action = task.observation_dim, task.action_dim
+    ends = {"value": (observation, 1), "q": (observation + action, 1), "policy": (observation, action)}
+    return {part: [first, *network[part].get("hidden_dims", []), last] for part, (first, last) in ends.items()}
 
 
 def conclude(runs: list[Any], task: Any) -> float | None:

@@ -8,12 +8,13 @@ graphs  fused.FusedUpdate on CUDA: the whole pack at once, many updates in one C
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from iql.draws import Batches
 from iql.errors import UserError
@@ -72,16 +73,19 @@ def fuse(learner: IQL, batch_size: int, path: str, threads: int) -> Fused | Grap
     return Fused(learner, flats, batch_size, LOW[learner.precision], threads)
 
 
-def member_bytes(networks: dict[str, nn.Module], batch_size: int) -> int:
-    """About what one more member takes in memory: networks are those of one, value, q and policy.
+def member_bytes(value: Sequence[int], q: Sequence[int], policy: Sequence[int], batch_size: int) -> int:
+    """About what one more member takes in memory; the widths of each network's layers, from in to out.
 
-    Weights, target, gradients and two moments; of each layer its output and gradient, V's for two batches.
+    Weights, gradients and Adam's two moments, the target, and of each layer its output and gradient (V's for two
+    batches).
     """
-    parameters = [p for network in networks.values() for p in network.parameters()]
-    targets = list(networks["q"].parameters())
-    weights = 4 * sum(p.numel() for p in parameters) + sum(p.numel() for p in targets)
-    widths = sum(p.shape[-1] * (p.dim() - 1) for p in parameters + targets if p.dim() > 2)
-    return 4 * (weights + 3 * batch_size * widths)
+
+    def weights(widths: Sequence[int]) -> int:
+        return sum(n * m + m for n, m in zip(widths[:-1], widths[1:], strict=True))
+
+    trained = weights(value) + 2 * weights(q) + weights(policy)
+    rows = 3 * sum(value[1:]) + 2 * 2 * sum(q[1:]) + 2 * sum(policy[1:])
+    return 4 * (4 * trained + 2 * weights(q) + batch_size * rows)
 
 
 class Fused:

@@ -297,9 +297,9 @@ def test_graphs_count_updates_as_the_host_does(data):
 
 
 def test_the_estimate_of_a_members_memory_counts_its_tensors():
-    learner = make(range(1))
-    networks = {name: learner.networks[name] for name in ("value", "q", "policy")}
-    weights = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
-    estimate = member_bytes(networks, BATCH)
-    assert estimate > 4 * (4 * sum(weights.values()) + weights["q"])
-    assert member_bytes(networks, 2 * BATCH) > estimate
+    learner = make(range(1), hidden=(16, 24))
+    count = {name: sum(p.numel() for p in network.parameters()) for name, network in learner.networks.items()}
+    layers = {name: [n, 16, 24, m] for name, n, m in (("value", 5, 1), ("q", 7, 1), ("policy", 5, 2))}
+    trained = count["value"] + count["q"] + count["policy"] - ACTION_DIM  # the log std is not counted
+    assert member_bytes(**layers, batch_size=0) == 4 * (4 * trained + count["q_target"])
+    assert member_bytes(**layers, batch_size=1) - member_bytes(**layers, batch_size=0) == 4 * (3 * 41 + 4 * 41 + 2 * 42)

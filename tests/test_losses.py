@@ -83,3 +83,25 @@ def test_shapes_that_would_broadcast_are_refused():
         losses.value_loss(torch.zeros(1, 4), torch.zeros(1, 1), column(0.7))
     with pytest.raises(ValueError, match="shapes must be equal"):
         losses.gaussian_log_prob(torch.zeros(1, 4, 2), torch.zeros(2), torch.zeros(1, 4, 1))
+
+
+def test_the_gradients_are_those_of_autograd():
+    torch.manual_seed(0)
+    q, target, advantage = torch.randn(3, 2, 7)
+    v = torch.randn(2, 7, requires_grad=True)
+    twins = torch.randn(2, 2, 7, requires_grad=True)
+    mean, log_std = torch.randn(2, 7, 3, requires_grad=True), torch.randn(2, 1, 3, requires_grad=True)
+    actions, tau = torch.rand(2, 7, 3), column(0.7, 0.9)
+    weights = losses.advantage_weights(advantage, column(3.0, 1.0), column(5.0, 100.0))
+
+    (expected,) = torch.autograd.grad(losses.value_loss(q, v, tau).sum(), v)
+    torch.testing.assert_close(losses.value_loss_gradient(q, v.detach(), tau), expected)
+    (expected,) = torch.autograd.grad(losses.q_loss(twins, target).sum(), twins)
+    torch.testing.assert_close(losses.q_loss_gradient(twins.detach(), target), expected)
+    loss = losses.policy_loss(weights, losses.gaussian_log_prob(mean, log_std, actions)).sum()
+    gradients = losses.gaussian_policy_gradient(weights, mean.detach(), log_std.detach(), actions)
+    for gradient, of_autograd in zip(gradients, torch.autograd.grad(loss, (mean, log_std)), strict=True):
+        torch.testing.assert_close(gradient, of_autograd)
+    loss = losses.policy_loss(weights, losses.squared_log_prob(mean, actions)).sum()
+    (expected,) = torch.autograd.grad(loss, mean)
+    torch.testing.assert_close(losses.squared_policy_gradient(weights, mean.detach(), actions), expected)

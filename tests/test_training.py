@@ -617,3 +617,24 @@ def test_without_a_way_to_wandb_training_goes_on_and_the_record_is_complete(trai
     assert result.returncode == 0, result.stderr
     assert [numbers_of(directory) for directory in train.directories()] == undisturbed
     assert not list(train.runs.rglob("*stray*"))
+
+
+def test_a_run_goes_on_on_the_code_path_that_it_began_on(train):
+    assert train("code_path=plain", patch=stop_at(50)).returncode == -signal.SIGKILL
+    refused = train("code_path=fused")
+    assert refused.returncode == 1
+    assert "code_path=fused: the run began as plain, and a run never changes its path" in refused.stderr
+    assert train().returncode == 0
+    (directory,) = train.directories()
+    lives = json.loads((directory / "manifest.json").read_text())["lives"]
+    assert [life["code_path"] for life in lives] == ["plain", "plain"]
+
+
+def test_a_run_has_the_same_bits_alone_and_in_a_pack_with_one_thread_a_member(train, trainer_in, tmp_path):
+    assert train("seed=[0,1,2]", "threads=2", "updates=20").returncode == 0
+    alone = trainer_in(tmp_path / "alone")
+    assert alone("seed=1", "threads=1", "updates=20").returncode == 0
+    (directory,) = alone.directories()
+    own, packed = numbers_of(directory), numbers_of(train.directories()[1])
+    assert own["networks"] == packed["networks"]
+    assert own["metrics"] == packed["metrics"]

@@ -1,0 +1,68 @@
+"""The benchmark script: its figures hang together, its options are checked. No figure is held to a clock."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ("--sizes", "5,2", "--hidden", "16,16", "--batch", "32", "--rows", "2000", "--seconds", "0.05")
+
+
+def benchmark(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+def test_it_prints_a_table_and_writes_its_figures(tmp_path):
+    options = ("--packs", "1,3", "--threads", "1,2", "--only", "speed,costs", "--out", "figures.json")
+    result = benchmark(tmp_path, *SMALL, *options)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    asked = [(row["precision"], row["threads"], row["pack"]) for row in figures["speed"]]
+    assert asked == [(kind, t, pack) for kind in ("float32", "bf16") for t in (1, 2) for pack in (1, 3)]
+    for row in figures["speed"]:
+        assert row["fraction"] == pytest.approx(row["updates_per_second"] / row["limit"], abs=1e-3)
+        assert (row["path"], row["device"]) == ("fused", "cpu")
+        assert f"| {row['updates_per_second']} |" in result.stdout
+    assert {"checkpoint, ms", "sampling, µs an update", "loading 2,000 rows (gzip), s"} <= figures["costs"].keys()
+    assert figures["machine"]["cores"] >= 1
+
+
+def test_the_scaling_is_drawn(tmp_path):
+    values = "SCALING = {name: (label, values[:2]) for name, (label, values) in SCALING.items()}"
+    source = (ROOT / "scripts" / "benchmark.py").read_text().replace("\n\ndef made_", f"\n{values}\n\n\ndef made_", 1)
+    source = source.replace("ROOT = Path(__file__).resolve().parent.parent", f"ROOT = Path({str(ROOT)!r})")
+    (tmp_path / "short.py").write_text(source.replace("100_000, 1_000_000", "1000, 2000"))
+    command = [sys.executable, "short.py", *SMALL, "--threads", "1", "--only", "scaling", "--plot", "scaling.png"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["scaling"]
+    assert [row["what"] for row in rows] == ["pack", "pack", "hidden", "hidden", "batch", "batch", "rows", "rows"]
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--only", "sped"), "--only knows speed"),
+        (("--sizes", "11"), "--sizes takes two"),
+        (("--packs", "0"), ">= 1"),
+        (("--packs", "x"), "invalid comma-separated list"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, arguments, complaint):
+    result = benchmark(tmp_path, *arguments)
+    assert result.returncode == 2
+    assert complaint in result.stderr
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path):
+    result = benchmark(tmp_path, *SMALL, "--device", "cuda:9", "--only", "speed")
+    assert result.returncode == 1
+    assert result.stderr.startswith("benchmark: device=cuda:9: this machine has")
+    assert len(result.stderr.splitlines()) == 1
