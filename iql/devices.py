@@ -30,15 +30,16 @@ def cores(threads: int | None) -> int:
 def set_precision(precision: str, device: torch.device) -> None:
     """Settle what products are taken in. Raises UserError for a precision that the device lacks."""
     torch.backends.cuda.matmul.fp32_precision = "ieee" if precision == "ieee" else "tf32"
-    if precision != "bf16":
-        return
-    if device.type == "cuda":
-        able, need = torch.cuda.is_bf16_supported(including_emulation=False), "compute capability 8.0 or more"
-    else:
-        able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        need = "AVX512_BF16 or AMX"
-    if not able:
+    if precision == "bf16" and not has_bf16(device):
+        need = "compute capability 8.0 or more" if device.type == "cuda" else "AVX512_BF16 or AMX"
         raise UserError(f"precision=bf16: {device} has no bfloat16 products ({need}); use precision=float32")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device takes products of bfloat16 itself, and not by way of float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def check_memory(member: int, shared: int, members: int, device: torch.device) -> None:

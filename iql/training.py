@@ -29,8 +29,8 @@ from iql.tasks import Task
 from iql.tracking import Tracker
 from iql.transitions import Transitions
 
-BLOCK = 16
-"""Updates at most between two looks at whether a signal came."""
+BLOCK = 64
+"""Updates at most, summed over the pack, between two looks at whether a signal came; but 16 of each member."""
 
 
 class Training:
@@ -131,9 +131,9 @@ class Training:
 
     def _next_stop(self) -> int:
         """The update after which something is to be done, or a look is to be taken at the signals."""
-        number, settings = self.learner.update_count, self.settings
-        everies = (settings["log_every"], settings["checkpoint"]["every"], settings["evaluation"]["every"] or BLOCK)
-        return min(number + BLOCK, settings["updates"], *(number - number % every + every for every in everies))
+        number, settings, block = self.learner.update_count, self.settings, max(BLOCK // len(self.runs), 16)
+        everies = (settings["log_every"], settings["checkpoint"]["every"], settings["evaluation"]["every"] or block)
+        return min(number + block, settings["updates"], *(number - number % every + every for every in everies))
 
     def _log(self, update: int, metrics: dict[str, torch.Tensor], speed: float) -> None:
         columns = {name: tensor.tolist() for name, tensor in metrics.items()}

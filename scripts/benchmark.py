@@ -247,7 +247,7 @@ def speed_row(options: argparse.Namespace, data: Any, pack: int, threads: int, p
     if learner.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     batches = Batches(data, learner.seeds, options.batch, learner.device)
-    bound = limit(options.sizes, options.hidden, options.batch, pack, min(threads, 2 * pack), precision, learner.device)
+    bound = limit(options.sizes, options.hidden, options.batch, pack, threads, precision, learner.device)
     torch.set_num_threads(1)
     learner = make_learner(options, pack, threads, precision)  # whose path sets the threads
     rate = updates_per_second(learner, batches, options.seconds)
@@ -379,7 +379,7 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
             for threads in options.threads:
                 learner = make_learner(own, pack, threads, "float32")
                 batches = Batches(data, learner.seeds, own.batch, learner.device)
-                bound = limit(own.sizes, own.hidden, own.batch, pack, min(threads, 2 * pack), "float32", learner.device)
+                bound = limit(own.sizes, own.hidden, own.batch, pack, threads, "float32", learner.device)
                 learner = make_learner(own, pack, threads, "float32")
                 rate = updates_per_second(learner, batches, options.seconds)
                 row = {"what": what, "value": value, "threads": threads, "updates_per_second": round(rate, 1)}
@@ -389,7 +389,7 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def plot_scaling(rows: list[dict[str, Any]], path: Path) -> None:
-    """The four curves with their limits, on logarithmic axes."""
+    """The four curves with their limits; logarithmic where they are steep."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -403,12 +403,15 @@ def plot_scaling(rows: list[dict[str, Any]], path: Path) -> None:
             name = f"{threads} thread{'s' * (threads > 1)}" if own[0]["device"] == "cpu" else own[0]["device"]
             axis.plot(x, [row["updates_per_second"] for row in own], "o-", color=f"C{color}", label=name)
             axis.plot(x, [row["limit"] for row in own], "--", color=f"C{color}", alpha=0.6, label="its products alone")
-        axis.set(xscale="log", yscale="log", xlabel=label, xticks=values)
+        steep = what in ("hidden", "batch")
+        axis.set(xscale="log", yscale="log" if steep else "linear", xlabel=label)
+        if not steep:
+            axis.set_ylim(bottom=0)
         axis.set_xticks(values, [f"{value:,}" for value in values])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("updates/s, summed over the pack")
-    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -467,7 +470,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--packs", type=numbers(int), default=[1, 2, 4, 8, 16, 32])
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=numbers(int), default=sorted({1, min(2, cores), cores}))
-    parser.add_argument("--precisions", type=numbers(str), default=["float32", "bf16"])
+    parser.add_argument("--precisions", type=numbers(str), help="default: float32, and bf16 where the device has it")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--path", default="auto", choices=("auto", "plain", "fused"), help="code path")
     parts = ("speed", "costs", "families", "scaling", "paper")
@@ -498,7 +501,13 @@ def main() -> int:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every part that was asked for, printed as it is known."""
+    from iql.devices import choose, has_bf16
+
     figures: dict[str, Any] = {"machine": machine(), "options": {k: str(v) for k, v in vars(options).items()}}
+    device = choose(options.device)
+    if device.type == "cuda":
+        options.threads = options.threads[:1]
+    options.precisions = options.precisions or ["float32"] + ["bf16"] * has_bf16(device)
     data = made_transitions(options.rows, *options.sizes)
     for part in options.only:
         if part == "speed":
