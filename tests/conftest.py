@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from iql.transitions import Transitions
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -106,3 +109,17 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("IQL_TEST_NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def random_transitions(observation_dim: int, action_dim: int) -> Transitions:
+    """500 rows of noise in which a tenth are terminal: enough to train on, and nothing to learn."""
+    random, rows = np.random.default_rng(0), 500
+    return Transitions(
+        observations=random.normal(size=(rows, observation_dim)).astype(np.float32),
+        actions=random.uniform(-1, 1, (rows, action_dim)).astype(np.float32),
+        rewards=random.normal(size=rows).astype(np.float32),
+        masks=(random.random(rows) > 0.1).astype(np.float32),
+        rows=np.arange(rows - 1),
+        observation_mean=np.zeros(observation_dim, np.float32),
+        observation_std=np.ones(observation_dim, np.float32),
+    )

@@ -6,9 +6,9 @@ import copy
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
+from conftest import random_transitions
 from torch import nn
 
 from iql.draws import Batches
@@ -33,17 +33,7 @@ FUSED = [path for path in PATHS if path != "plain"]
 
 @pytest.fixture(scope="module")
 def data() -> Transitions:
-    random = np.random.default_rng(0)
-    rows = 500
-    return Transitions(
-        observations=random.normal(size=(rows, OBSERVATION_DIM)).astype(np.float32),
-        actions=random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
-        rewards=random.normal(size=rows).astype(np.float32),
-        masks=(random.random(rows) > 0.1).astype(np.float32),
-        rows=np.arange(rows - 1),
-        observation_mean=np.zeros(OBSERVATION_DIM, np.float32),
-        observation_std=np.ones(OBSERVATION_DIM, np.float32),
-    )
+    return random_transitions(OBSERVATION_DIM, ACTION_DIM)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from conftest import random_transitions
 from torch import nn
 
 from iql.draws import Batches, DropoutMasks, bits, keys
@@ -20,17 +21,7 @@ OBSERVATION_DIM, ACTION_DIM, WIDTHS = 5, 2, [16, 16]
 
 @pytest.fixture(scope="module")
 def data() -> Transitions:
-    random = np.random.default_rng(0)
-    rows = 500
-    return Transitions(
-        observations=random.normal(size=(rows, OBSERVATION_DIM)).astype(np.float32),
-        actions=random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
-        rewards=random.normal(size=rows).astype(np.float32),
-        masks=(random.random(rows) > 0.1).astype(np.float32),
-        rows=np.arange(rows - 1),
-        observation_mean=np.zeros(OBSERVATION_DIM, np.float32),
-        observation_std=np.ones(OBSERVATION_DIM, np.float32),
-    )
+    return random_transitions(OBSERVATION_DIM, ACTION_DIM)
 
 
 def make_learner(seeds, *, variant="iql", dropout=None, taus=None, betas=None, lrs=None, policy=None) -> IQL:
