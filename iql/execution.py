@@ -1,12 +1,14 @@
 """How a learner's updates are carried out: which code path, on which threads, or as CUDA graphs.
 
 plain   IQL.update with autograd, for networks, optimizers and algorithms of a user's own
-fused   fused.FusedUpdate on a CPU: each member on one thread; a member alone on two, in two lanes
+native  native.NativeUpdate, on a CPU in C: each member on one thread; a member alone on two, in two lanes
+fused   fused.FusedUpdate, the same with torch's operations
 graphs  fused.FusedUpdate on CUDA: the whole pack at once, many updates in one CUDA graph
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +20,15 @@ from torch import Tensor
 
 from iql.draws import Batches
 from iql.errors import UserError
-from iql.fused import Flat, FlatAdam, FusedUpdate
+from iql.fused import FusedUpdate
+from iql.native import Library, NativeUpdate, Unavailable, load
 from iql.networks import Policy, TwinQ, Value
+from iql.passes import Flat, FlatAdam
 
 if TYPE_CHECKING:
     from iql.learner import IQL
+
+log = logging.getLogger(__name__)
 
 LOW = {"float32": None, "ieee": None, "bf16": torch.bfloat16}
 """The type of the large products by `precision`."""
@@ -54,23 +60,37 @@ def obstacle(learner: IQL) -> str | None:
 def fuse(learner: IQL, batch_size: int, path: str, threads: int) -> Fused | Graphs | None:
     """What carries out the learner's updates on `path` from now on; None for plain.
 
-    path: "auto", "plain", "fused" (which is "graphs" on CUDA) or "graphs" (elsewhere the same without graphs, to be
-    tested); auto is fused where it can be. The learner's parameters and optimizers are laid out anew. Raises
-    UserError for another path than plain where it cannot be.
+    path: "auto", "plain", "native", "fused" (which is "graphs" on CUDA) or "graphs" (elsewhere the same without
+    graphs, to be tested); auto is the fastest that can be. The learner's parameters and optimizers are laid out
+    anew. Raises UserError for another path than plain where it cannot be.
     """
     reason = obstacle(learner)
     if path == "plain" or (path == "auto" and reason):
         return None
     if reason:
         raise UserError(f"code_path={path}: {reason}; use code_path=auto or plain")
+    on_cuda, members = learner.device.type == "cuda", len(learner.seeds)
+    low, native = LOW[learner.precision], None
+    if path == "native" and on_cuda:
+        raise UserError(f"code_path=native: it is for CPUs, not {learner.device}; use code_path=auto")
+    if path == "native" or (path == "auto" and not on_cuda and threads < 2 * members + 2 * (members == 1)):
+        try:
+            native = load()
+            if low and not native.has_bf16():
+                raise Unavailable("this CPU or its C compiler lacks AVX512_BF16, which it needs for precision=bf16")
+        except Unavailable as error:
+            if path == "native":
+                raise UserError(f"code_path=native: {error}; use code_path=auto, or set CC") from None
+            log.warning("code_path=fused, which is slower than native: %s", error)
+            native = None
     flats = {name: Flat(network) for name, network in learner.networks.items()}
     for name, optimizers in learner.optimizers.items():
         learner.optimizers[name] = [
             FlatAdam(flats[name], member, optimizer.param_groups[0]) for member, optimizer in enumerate(optimizers)
         ]
-    if learner.device.type == "cuda" or path == "graphs":
-        return Graphs(learner, flats, batch_size, LOW[learner.precision])
-    return Fused(learner, flats, batch_size, LOW[learner.precision], threads)
+    if on_cuda or path == "graphs":
+        return Graphs(learner, flats, batch_size, low)
+    return Fused(learner, flats, batch_size, low, threads, native)
 
 
 def member_bytes(value: Sequence[int], q: Sequence[int], policy: Sequence[int], batch_size: int) -> int:
@@ -91,22 +111,35 @@ def member_bytes(value: Sequence[int], q: Sequence[int], policy: Sequence[int], 
 class Fused:
     """On a CPU, every member by itself: the same bits alone and in any pack, on one thread a member or two.
 
-    More threads than members and lanes can use go into the products, which may change the last bits.
+    Where `native` takes the passes they stay on these threads. Else more threads than members and lanes can use go
+    into the products, which may change the last bits.
     """
 
-    name = "fused"
-
-    def __init__(self, learner: IQL, flats: dict[str, Flat], batch_size: int, low: torch.dtype | None, threads: int):
+    def __init__(
+        self,
+        learner: IQL,
+        flats: dict[str, Flat],
+        batch_size: int,
+        low: torch.dtype | None,
+        threads: int,
+        native: Library | None,
+    ):
+        self.name = "native" if native else "fused"
         members = len(learner.seeds)
         self._lanes = 2 if members == 1 and threads > 1 else 1
         self._workers = min(members, threads)
-        within = max(1, threads // (self._workers * self._lanes))
+        within = 1 if native else max(1, threads // (self._workers * self._lanes))
         torch.set_num_threads(within)  # of this thread; the pool's, started when they are needed, have their own
         self._pool = ThreadPoolExecutor(self._workers, "updates", torch.set_num_threads, (within,))
-        self._updates = [
-            FusedUpdate(learner, flats, range(m, m + 1), batch_size, together=False, lanes=self._lanes, low=low)
-            for m in range(members)
-        ]
+        self._updates: list[FusedUpdate] = []
+        for member in (range(m, m + 1) for m in range(members)):
+            if native:
+                update: FusedUpdate = NativeUpdate(
+                    learner, flats, member, batch_size, lanes=self._lanes, low=low, library=native
+                )
+            else:
+                update = FusedUpdate(learner, flats, member, batch_size, together=False, lanes=self._lanes, low=low)
+            self._updates.append(update)
         self._pack: Batches | None = None
         self._batches: list[Batches] = []
 

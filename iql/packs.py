@@ -229,7 +229,7 @@ def code_path(runs: Sequence[Run]) -> str:
     began = {
         run.lives[-1]["code_path"] for run in runs if run.summary is None and checkpoints.updates_in(run.checkpoints)
     }
-    kept = {"plain" if path == "plain" else "fused" for path in began}
+    kept = {"fused" if path == "graphs" else path for path in began}
     if not kept:
         return asked
     if len(kept) > 1 or asked not in ("auto", *kept):

@@ -172,7 +172,7 @@ class Run(Node):
     updates: Count
     batch_size: Count
     precision: Literal["float32", "ieee", "bf16"]
-    code_path: Literal["auto", "plain", "fused"]
+    code_path: Literal["auto", "plain", "fused", "native"]
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: Count | None
     runs: str

@@ -58,7 +58,14 @@ def settings_of(trace: dict[str, np.ndarray], options: argparse.Namespace) -> di
     return settings
 
 
-PATHS = {"plain": ("plain", 1), "fused": ("fused", 1), "lanes": ("fused", 2), "graphs": ("graphs", 1)}
+PATHS = {
+    "plain": ("plain", 1),
+    "fused": ("fused", 1),
+    "fused lanes": ("fused", 2),
+    "native": ("native", 1),
+    "lanes": ("native", 2),
+    "graphs": ("graphs", 1),
+}
 """Code path and threads (execution.fuse) by --path."""
 
 OPTIONS = {

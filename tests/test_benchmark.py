@@ -27,7 +27,7 @@ def test_it_prints_a_table_and_writes_its_figures(tmp_path):
     assert asked == [(kind, t, pack) for kind in ("float32", "bf16") for t in (1, 2) for pack in (1, 3)]
     for row in figures["speed"]:
         assert row["fraction"] == pytest.approx(row["updates_per_second"] / row["limit"], abs=1e-3)
-        assert (row["path"], row["device"]) == ("fused", "cpu")
+        assert (row["path"], row["device"]) == ("native", "cpu")
         assert f"| {row['updates_per_second']} |" in result.stdout
     assert {"checkpoint, ms", "sampling, µs an update", "loading 2,000 rows (gzip), s"} <= figures["costs"].keys()
     assert figures["machine"]["cores"] >= 1

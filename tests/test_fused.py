@@ -27,7 +27,14 @@ SETTINGS = {
     "polyak": [0.005, 0.05, 0.01],
     "advantage_cap": [100.0, 2.0, 5.0],
 }
-PATHS = {"plain": ("plain", 1), "fused": ("fused", 1), "threads": ("fused", 2), "graphs": ("graphs", 1)}
+PATHS = {
+    "plain": ("plain", 1),
+    "fused": ("fused", 1),
+    "threads": ("fused", 2),
+    "native": ("native", 1),
+    "native threads": ("native", 2),
+    "graphs": ("graphs", 1),
+}
 FUSED = [path for path in PATHS if path != "plain"]
 
 
@@ -200,8 +207,11 @@ def test_bfloat16_takes_the_same_products_low_as_the_plain_path(data, path):
     )
     first = [train(learner, data, 1, measure=True) for learner in (plain, fused, exact)]
     for name in ("grad_norm_value", "grad_norm_q", "grad_norm_policy", "v", "q"):
-        apart = (first[0][name] - first[1][name]).abs().max()
-        assert apart < 0.2 * (first[0][name] - first[2][name]).abs().max(), name
+        rounding = (first[0][name] - first[2][name]).abs().max()
+        if path.startswith("native"):  # which rounds what goes into a product, not what comes out
+            assert 0.1 * rounding < (first[1][name] - first[2][name]).abs().max() < 1.5 * rounding, name
+        else:
+            assert (first[0][name] - first[1][name]).abs().max() < 0.2 * rounding, name
 
 
 def test_a_users_network_takes_its_products_in_bfloat16_too(data):

@@ -8,6 +8,7 @@ import logging
 import os
 import pty
 import re
+import select
 import struct
 import termios
 
@@ -32,15 +33,14 @@ def terminal():
     """A stream that is a terminal of 120 columns, and a function that reads what it showed."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    os.set_blocking(leader, False)
     stream = os.fdopen(follower, "w", encoding="utf-8")
 
     def shown() -> str:
         stream.flush()
-        try:
-            return os.read(leader, 1 << 16).decode()
-        except BlockingIOError:
-            return ""
+        text = b""
+        while select.select([leader], [], [], 0.2)[0]:  # what was written arrives in pieces
+            text += os.read(leader, 1 << 16)
+        return text.decode()
 
     yield stream, shown
     stream.close()

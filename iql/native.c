@@ -1,0 +1,333 @@
+/* An update's passes, gradients of losses and steps on one thread of a CPU, for the machine that compiles it.
+
+   MKL takes the products of 256 x 256 x 256 at 85 % of what a core can do and leaves bias, ReLU and their gradients
+   to further passes over memory; here a product ends with them while its tile is in registers.
+
+   Matrices lie row by row. NaN passes through everything, so that a run that diverges is noticed. */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __AVX512F__
+enum { VECTOR = 16, ROWS = 8, WIDTH = 2 * VECTOR };
+#else
+enum { VECTOR = 8, ROWS = 6, WIDTH = 2 * VECTOR }; /* as many as 16 registers hold */
+#endif
+
+typedef float vector __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
+typedef int32_t mask __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
+
+#define AT(p) (*(const vector *)(p))
+#define PUT(p) (*(vector *)(p))
+#define WHERE_POSITIVE(x, y) ((vector)(~((x) <= (vector){0}) & (mask)(y))) /* 0 elsewhere; y where x is NaN */
+#define EACH_ROW _Pragma("GCC unroll 8") for (int i = 0; i < rows; i++)
+
+/* What is done to a product c [m, n] at last. */
+struct end {
+    enum { PLAIN, RELU, RELU_GRADIENT } kind;
+    const float *bias;   /* RELU: c = max(c + bias [n], 0) */
+    const float *output; /* RELU_GRADIENT: c = c * scale where output [m, n] > 0, else 0; ... */
+    float scale;
+    float *sum; /* ... and sum [n] += c over rows */
+};
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+
+int has_bf16(void) { return 1; }
+
+/* In bfloat16 two numbers that follow each other along k share a place. */
+static inline vector multiply_add_pairs(vector sum, float pair, vector b) {
+    return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(pair), (__m512bh)b);
+}
+
+/* x [rows, k] -> pairs [rows, (k + 1) / 2] */
+static void pair_columns(int rows, int k, const float *x, float *pairs) {
+    const int half = (k + 1) / 2;
+    for (int i = 0; i < rows; i++)
+        for (int l = 0; l < k; l += 32) {
+            const int left = k - l < 32 ? k - l : 32, units = (left + 1) / 2;
+            const uint32_t some = left == 32 ? ~0u : (1u << left) - 1;
+            const float *from = x + (size_t)i * k + l;
+            const __m512 one = _mm512_maskz_loadu_ps(some, from), two = _mm512_maskz_loadu_ps(some >> 16, from + 16);
+            _mm512_mask_storeu_ps(pairs + (size_t)i * half + l / 2, units == 16 ? 0xffff : (1u << units) - 1,
+                                  (__m512)_mm512_cvtne2ps_pbh(two, one));
+        }
+}
+
+/* x [k, n] -> pairs [(k + 1) / 2, n] */
+static void pair_rows(int k, int n, const float *x, float *pairs) {
+    for (int l = 0; l < k; l += 2)
+        for (int j = 0; j < n; j += 16) {
+            const uint32_t some = n - j < 16 ? (1u << (n - j)) - 1 : 0xffff;
+            const float *from = x + (size_t)l * n + j;
+            const __m512 one = _mm512_maskz_loadu_ps(some, from);
+            const __m512 two = l + 1 < k ? _mm512_maskz_loadu_ps(some, from + n) : _mm512_setzero_ps();
+            const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(one));
+            const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(two));
+            const __m512i both = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+            _mm512_mask_storeu_epi32(pairs + (size_t)(l / 2) * n + j, some, both);
+        }
+}
+#else
+int has_bf16(void) { return 0; }
+static inline vector multiply_add_pairs(vector sum, float pair, vector b) { return sum; }
+static void pair_columns(int rows, int k, const float *x, float *pairs) {}
+static void pair_rows(int k, int n, const float *x, float *pairs) {}
+#endif
+
+static inline __attribute__((always_inline)) vector multiply_add(const int bf16, vector sum, float x, vector b) {
+    if (bf16) return multiply_add_pairs(sum, x, b);
+    return sum + x * b;
+}
+
+/* c [rows, WIDTH] of n columns = a [rows, k] · panel [k, WIDTH]; a(i, l) lies at a[l * stride + i] if turned, else at
+   a[i * stride + l]. The constants make four loops of it for each number of rows. */
+static inline __attribute__((always_inline)) void tile(const int bf16, const int turned, const int rows, int k,
+                                                       const float *a, size_t stride, const float *panel, float *c,
+                                                       size_t n, const struct end *end) {
+    vector s[ROWS][2] = {0};
+    for (int l = 0; l < k; l++) {
+        const vector b0 = AT(panel + l * WIDTH), b1 = AT(panel + l * WIDTH + VECTOR);
+        EACH_ROW {
+            const float x = turned ? a[l * stride + i] : a[i * stride + l];
+            s[i][0] = multiply_add(bf16, s[i][0], x, b0);
+            s[i][1] = multiply_add(bf16, s[i][1], x, b1);
+        }
+    }
+    if (end->kind == RELU) {
+        const vector bias0 = AT(end->bias), bias1 = AT(end->bias + VECTOR);
+        EACH_ROW {
+            s[i][0] += bias0, s[i][1] += bias1;
+            s[i][0] = WHERE_POSITIVE(s[i][0], s[i][0]), s[i][1] = WHERE_POSITIVE(s[i][1], s[i][1]);
+        }
+    } else if (end->kind == RELU_GRADIENT) {
+        vector sum0 = AT(end->sum), sum1 = AT(end->sum + VECTOR);
+        EACH_ROW {
+            const float *output = end->output + i * n;
+            s[i][0] = WHERE_POSITIVE(AT(output), s[i][0] * end->scale);
+            s[i][1] = WHERE_POSITIVE(AT(output + VECTOR), s[i][1] * end->scale);
+            sum0 += s[i][0], sum1 += s[i][1];
+        }
+        PUT(end->sum) = sum0, PUT(end->sum + VECTOR) = sum1;
+    }
+    EACH_ROW { PUT(c + i * n) = s[i][0], PUT(c + i * n + VECTOR) = s[i][1]; }
+}
+
+static void tile_of(int bf16, int turned, int rows, int k, const float *a, size_t stride, const float *panel, float *c,
+                    size_t n, const struct end *end) {
+#define CASE(r)                                                                 \
+    case r:                                                                     \
+        if (bf16 && turned) tile(1, 1, r, k, a, stride, panel, c, n, end);      \
+        else if (bf16) tile(1, 0, r, k, a, stride, panel, c, n, end);           \
+        else if (turned) tile(0, 1, r, k, a, stride, panel, c, n, end);         \
+        else tile(0, 0, r, k, a, stride, panel, c, n, end);                     \
+        return;
+    switch (rows) {
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#ifdef __AVX512F__
+        CASE(7) CASE(8)
+#endif
+    }
+#undef CASE
+}
+
+/* The end of a tile [rows, width] that is narrower than WIDTH and lies in s. */
+static void end_narrow(int rows, int width, const float *s, float *c, size_t n, const struct end *end) {
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < width; j++) {
+            float x = s[i * WIDTH + j];
+            if (end->kind == RELU) {
+                x += end->bias[j];
+                x = x <= 0 ? 0 : x;
+            } else if (end->kind == RELU_GRADIENT) {
+                x = end->output[i * n + j] <= 0 ? 0 : x * end->scale;
+                end->sum[j] += x;
+            }
+            c[i * n + j] = x;
+        }
+}
+
+/* panel [k, WIDTH] = b(l, j) = b[l * bl + j * bj], 0 beyond width */
+static void pack(int k, int width, const float *b, size_t bl, size_t bj, float *panel) {
+    if (bj == 1 && width == WIDTH) {
+        for (int l = 0; l < k; l++) {
+            PUT(panel + l * WIDTH) = AT(b + l * bl);
+            PUT(panel + l * WIDTH + VECTOR) = AT(b + l * bl + VECTOR);
+        }
+        return;
+    }
+    for (int l0 = 0; l0 < k; l0 += VECTOR)
+        for (int j = 0; j < WIDTH; j++)
+            for (int l = l0; l < l0 + VECTOR && l < k; l++) panel[l * WIDTH + j] = j < width ? b[l * bl + j * bj] : 0;
+}
+
+/* c [m, n] = a [m, k] · b [k, n]; a_turned, b_turned: they lie as [k, m] and [n, k].
+   scratch: at least WIDTH k floats, in bfloat16 (m + n) (k + 1) / 2 more. */
+static void product(int bf16, int m, int n, int k, const float *a, int a_turned, const float *b, int b_turned, float *c,
+                    struct end end, float *scratch) {
+    float *const panel = scratch;
+    if (bf16) {
+        float *const a_pairs = scratch + (size_t)WIDTH * k, *const b_pairs = a_pairs + (size_t)m * ((k + 1) / 2);
+        if (a_turned) pair_rows(k, m, a, a_pairs);
+        else pair_columns(m, k, a, a_pairs);
+        if (b_turned) pair_columns(n, k, b, b_pairs);
+        else pair_rows(k, n, b, b_pairs);
+        a = a_pairs, b = b_pairs, k = (k + 1) / 2;
+    }
+    const size_t stride = a_turned ? m : k, bl = b_turned ? 1 : n, bj = b_turned ? k : 1;
+    for (int j = 0; j < n; j += WIDTH) {
+        const int width = n - j < WIDTH ? n - j : WIDTH;
+        pack(k, width, b + j * bj, bl, bj, panel);
+        for (int i = 0; i < m; i += ROWS) {
+            const int rows = m - i < ROWS ? m - i : ROWS;
+            const float *const from = a_turned ? a + i : a + i * stride;
+            const size_t place = (size_t)i * n + j;
+            struct end here = end;
+            if (end.bias) here.bias += j;
+            if (end.sum) here.sum += j, here.output += place;
+            if (width == WIDTH) {
+                tile_of(bf16, a_turned, rows, k, from, stride, panel, c + place, n, &here);
+            } else {
+                float narrow[ROWS * WIDTH];
+                tile_of(bf16, a_turned, rows, k, from, stride, panel, narrow, WIDTH, &(struct end){.kind = PLAIN});
+                end_narrow(rows, width, narrow, c + place, n, &here);
+            }
+        }
+    }
+}
+
+/* One perceptron with its buffers; native.py fills it. inputs, gradients: of each layer [batch, its width]. Kernels
+   are [in, out], the last one [out, in]; of `bf16`, the products between hidden layers are taken in bfloat16. */
+struct pass {
+    int64_t depth, batch, bf16;
+    const int64_t *widths; /* depth + 1 */
+    float **inputs, **kernels, **biases, **gradients, **kernel_gradients, **bias_gradients;
+    float *output, *scratch;
+};
+
+/* masks: NULL, or by hidden layer what its output is multiplied by. */
+void forward(const struct pass *p, const float *const *masks) {
+    const int m = p->batch, last = p->depth - 1;
+    for (int i = 0; i < last; i++) {
+        const int k = p->widths[i], n = p->widths[i + 1];
+        float *const output = p->inputs[i + 1];
+        product(p->bf16 && i > 0, m, n, k, p->inputs[i], 0, p->kernels[i], 0, output,
+                (struct end){.kind = RELU, .bias = p->biases[i]}, p->scratch);
+        if (masks)
+            for (size_t j = 0; j < (size_t)m * n; j++) output[j] *= masks[i][j];
+    }
+    const int k = p->widths[last], n = p->widths[last + 1];
+    for (int i = 0; i < m; i++)
+        for (int o = 0; o < n; o++) {
+            const float *const x = p->inputs[last] + (size_t)i * k, *const kernel = p->kernels[last] + (size_t)o * k;
+            float sum = 0;
+            for (int j = 0; j < k; j++) sum += x[j] * kernel[j];
+            p->output[i * n + o] = sum + p->biases[last][o];
+        }
+}
+
+static void zero(float *x, size_t size) {
+    for (size_t i = 0; i < size; i++) x[i] = 0;
+}
+
+/* gradient: of the output, [batch, out]. scale: of what passes through a hidden layer. */
+void backward(const struct pass *p, const float *gradient, float scale) {
+    const int m = p->batch, last = p->depth - 1, outputs = p->widths[last + 1], hidden = p->widths[last];
+    float *const kernel_gradient = p->kernel_gradients[last], *const bias_gradient = p->bias_gradients[last];
+    for (int i = 0; i < last; i++) zero(p->bias_gradients[i], p->widths[i + 1]);
+    zero(bias_gradient, outputs);
+    zero(kernel_gradient, (size_t)outputs * hidden);
+    for (int i = 0; i < m; i++) { /* few outputs: one pass over rows does it all */
+        const float *const x = p->inputs[last] + (size_t)i * hidden;
+        float *const back = p->gradients[last - 1] + (size_t)i * hidden, *const sum = p->bias_gradients[last - 1];
+        zero(back, hidden);
+        for (int o = 0; o < outputs; o++) {
+            const float g = gradient[i * outputs + o], *const kernel = p->kernels[last] + (size_t)o * hidden;
+            float *const own = kernel_gradient + (size_t)o * hidden;
+            bias_gradient[o] += g;
+            for (int j = 0; j < hidden; j++) own[j] += g * x[j], back[j] += g * kernel[j];
+        }
+        for (int j = 0; j < hidden; j++) back[j] = x[j] <= 0 ? 0 : back[j] * scale, sum[j] += back[j];
+    }
+    for (int i = last - 1; i >= 0; i--) {
+        const int k = p->widths[i], n = p->widths[i + 1], bf16 = p->bf16 && i > 0;
+        product(bf16, k, n, m, p->inputs[i], 1, p->gradients[i], 0, p->kernel_gradients[i],
+                (struct end){.kind = PLAIN}, p->scratch);
+        if (i == 0) break;
+        const struct end end = {RELU_GRADIENT, .output = p->inputs[i], .scale = scale, .sum = p->bias_gradients[i - 1]};
+        product(bf16, m, k, n, p->gradients[i], 0, p->kernels[i], 1, p->gradients[i - 1], end, p->scratch);
+    }
+}
+
+/* A step of torch.optim.Adam; *step counts them. */
+void adam(int64_t size, float *restrict weights, const float *restrict gradient, float *restrict first,
+          float *restrict second, float *step, double lr, double beta1, double beta2, double eps, double decay) {
+    *step += 1;
+    const float toward = 1 - beta1, keep = beta2, take = 1 - beta2, shrink = decay, floor = eps;
+    const float size1 = lr / (1 - pow(beta1, *step)), size2 = 1 / sqrt(1 - pow(beta2, *step));
+    for (int64_t i = 0; i < size; i++) {
+        const float g = gradient[i] + shrink * weights[i];
+        first[i] += toward * (g - first[i]);
+        second[i] = keep * second[i] + take * g * g;
+        weights[i] -= size1 * first[i] / (sqrtf(second[i]) * size2 + floor);
+    }
+}
+
+void follow(int64_t size, float *restrict target, const float *restrict weights, double polyak) {
+    const float toward = polyak;
+    for (int64_t i = 0; i < size; i++) target[i] += toward * (weights[i] - target[i]);
+}
+
+/* The gradients of losses.py, for one member. */
+
+/* q = min(q1, q2); gradient: of the expectile loss, equation 5, with respect to v */
+void value_gradient(int64_t size, const float *q1, const float *q2, const float *v, double tau, float *q,
+                    float *gradient) {
+    const float below = (1 - tau) * -2 / size, above = tau * -2 / size;
+    for (int64_t i = 0; i < size; i++) {
+        q[i] = q1[i] <= q2[i] || isnan(q1[i]) ? q1[i] : q2[i];
+        const float difference = q[i] - v[i];
+        gradient[i] = (difference < 0 ? below : above) * difference;
+    }
+}
+
+/* The advantage, the policy's weights, equation 7, and what Q is regressed on, equation 6. */
+void weigh(int64_t size, const float *q, const float *v, const float *next_v, const float *rewards,
+           const float *masks, double beta, double cap, double discount, float *advantage, float *weights,
+           float *target) {
+    const float temperature = beta, most = cap, gamma = discount;
+    for (int64_t i = 0; i < size; i++) {
+        advantage[i] = q[i] - v[i];
+        const float weight = expf(temperature * advantage[i]);
+        weights[i] = weight > most ? most : weight;
+        target[i] = rewards[i] + gamma * masks[i] * next_v[i];
+    }
+}
+
+/* q [size] of one network, scale: that of its loss */
+void q_gradient(int64_t size, const float *q, const float *target, double scale, float *gradient) {
+    const float factor = scale * 2 / size;
+    for (int64_t i = 0; i < size; i++) gradient[i] = (q[i] - target[i]) * factor;
+}
+
+/* Equation 7 with respect to what the mean [size, dim] is before tanh, if squash, and to log_std [dim], where it lies
+   within its range; log_std NULL: for a deterministic policy. */
+void policy_gradient(int64_t size, int64_t dim, const float *weights, const float *mean, const float *actions,
+                     int64_t squash, const float *log_std, double lowest, double highest, float *gradient,
+                     float *log_std_gradient) {
+    for (int64_t j = 0; j < dim; j++) {
+        const float low = lowest, high = highest, raw = log_std ? log_std[j] : 0;
+        const float inverse = log_std ? expf(-(raw < low ? low : raw > high ? high : raw)) : 1;
+        const float factor = log_std ? -1.0f / size : -2.0f / size;
+        float sum = 0;
+        for (int64_t i = 0; i < size; i++) {
+            const float m = mean[i * dim + j], share = weights[i] * factor;
+            const float normalized = (actions[i * dim + j] - m) * inverse;
+            gradient[i * dim + j] = normalized * inverse * share * (squash ? 1 - m * m : 1);
+            sum += share * (normalized * normalized - 1);
+        }
+        if (log_std) log_std_gradient[j] = raw < low || raw > high ? 0 : sum;
+    }
+}

@@ -1,0 +1,147 @@
+"""The update in C: held to torch's operations at odd shapes, and what happens without a compiler."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from conftest import random_transitions
+from test_fused import BATCH, make, train
+
+from iql import native
+from iql.devices import has_bf16
+from iql.errors import UserError
+from iql.networks import Value
+from iql.passes import Buffers, Flat, FlatAdam, Part
+
+ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+CPU = torch.device("cpu")
+
+
+def parts(widths: list[int], low: torch.dtype | None = None) -> tuple[Part, Part]:
+    """The same network, in torch's operations and in C."""
+    found: list[Part] = []
+    for kind in (Part, partial(native.NativePart, library=native.load())):
+        flat = Flat(Value(widths[0], [3], widths[1:-1], "orthogonal"))
+        flat.rows.add_(torch.linspace(-0.1, 0.1, flat.rows.numel()))  # biases, too
+        found.append(kind(flat, range(1), [FlatAdam(flat, 0, ADAM)], Buffers(CPU), low))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("low", [None, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("widths", "batch"),
+    [([1, 1, 1, 1], 1), ([3, 5, 7, 1], 9), ([11, 33, 31, 1], 17), ([6, 64, 95, 32, 1], 8), ([40, 256, 1], 64)],
+)
+def test_passes_and_steps_at_odd_shapes(widths, batch, low):
+    if low and not (has_bf16(CPU) and native.load().has_bf16()):
+        low = None  # a machine without: the shapes hold for float32 all the same
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(1, batch, widths[0], generator=generator)
+    gradient = torch.randn(1, batch, 1, generator=generator)
+    masks = [(torch.rand(1, batch, width, generator=generator) < 0.8) / 0.8 for width in widths[1:-1]]
+    close = {"rtol": 1e-5, "atol": 1e-6} if low is None else {"rtol": 0.05, "atol": 0.05}
+    theirs, ours = parts(widths, low)
+    for _ in range(3):
+        results = []
+        for part in (theirs, ours):
+            each = part.pass_of(x)
+            output = each.forward(masks).clone()
+            each.backward(gradient, dropout=0.2)
+            results.append((output, part.gradients.clone()))
+            part.step(0.5)
+        torch.testing.assert_close(results[1], results[0], **close)
+        torch.testing.assert_close(ours.rows, theirs.rows, rtol=close["rtol"], atol=max(close["atol"], 1e-5))
+    ours.follow(theirs, 0.25)
+
+
+def test_following_is_a_step_towards_the_other():
+    target, other = parts([3, 40, 1])[1], parts([3, 40, 1])[1]
+    other.rows.mul_(2)
+    expected = torch.lerp(target.rows, other.rows, 0.25)
+    target.follow(other, 0.25)
+    torch.testing.assert_close(target.rows, expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_and_infinity_pass_through_relu_and_its_gradient(bad):
+    _, part = parts([3, 40, 33, 1])
+    x = torch.ones(1, 4, 3)
+    x[0, 2, 1] = bad
+    each = part.pass_of(x)
+    output = each.forward()
+    assert output[0, [0, 1, 3]].isfinite().all() and not output[0, 2].isfinite().all()
+    each.backward(torch.ones(1, 4, 1))
+    assert not part.gradients.isfinite().all()
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """No library is loaded or kept yet; the folder where it will be."""
+    monkeypatch.setattr(native, "load", native.load.__wrapped__)
+    monkeypatch.setattr("iql.execution.load", native.load)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "iql" / "native"
+
+
+def test_it_is_compiled_once_and_kept(fresh, monkeypatch):
+    native.load()
+    (kept,) = fresh.iterdir()
+    assert kept.suffix == ".so"
+    monkeypatch.setenv("CC", "no-such-compiler")
+    native.load()
+
+
+def test_a_damaged_library_is_made_anew(fresh):
+    load = [sys.executable, "-c", "from iql import native; native.load()"]  # a process knows what it has loaded
+    subprocess.run(load, check=True)
+    (kept,) = fresh.iterdir()
+    whole = kept.stat().st_size
+    for damaged in (kept.read_bytes()[: whole // 2], b"\0" * 100):
+        kept.write_bytes(damaged)
+        subprocess.run(load, check=True)
+        assert kept.stat().st_size == whole
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_obstacle(fresh):
+    fresh.parent.write_text("a file")
+    native.load()
+
+
+def test_several_processes_may_compile_at_once(fresh, tmp_path):
+    command = [sys.executable, "-c", "from iql import native; native.load()"]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert len(list(fresh.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [
+        ("no-such-compiler", "no C compiler (no-such-compiler) on this machine"),
+        ("false", "the C compiler false refuses native.c: exit status 1"),
+        ("true", "what the C compiler made"),
+    ],
+)
+def test_without_a_compiler_it_trains_all_the_same_and_says_why(fresh, monkeypatch, caplog, compiler, reason):
+    monkeypatch.setenv("CC", compiler)
+    with caplog.at_level(logging.WARNING):
+        learner = make(path="plain")
+        learner.take_path("auto", BATCH, 1)
+    assert learner.code_path == "fused"
+    (line,) = caplog.messages
+    assert line.startswith(f"code_path=fused, which is slower than native: {reason}")
+    train(learner, random_transitions(5, 2), 3)
+    with pytest.raises(UserError, match="code_path=native: .*; use code_path=auto, or set CC"):
+        make(path="native")
+
+
+def test_auto_is_native_until_there_are_threads_for_more_than_that():
+    for members, threads, path in ((1, 1, "native"), (1, 3, "native"), (1, 4, "fused"), (3, 5, "native")):
+        learner = make(range(members))
+        learner.take_path("auto", BATCH, threads)
+        assert learner.code_path == path, (members, threads)
