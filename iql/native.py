@@ -65,10 +65,8 @@ def load() -> Library:
     source = SOURCE.read_bytes()
     name = hashlib.sha256(b"\0".join([source, *(flag.encode() for flag in FLAGS), _cpu()])).hexdigest()[:16]
     kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "iql" / "native" / f"{name}.so"
-    try:
+    if _whole(kept):
         return _declared(ctypes.CDLL(str(kept)))
-    except (OSError, AttributeError):  # none yet, or not whole
-        pass
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / kept.name
         _compile(made)
@@ -78,13 +76,22 @@ def load() -> Library:
             raise Unavailable(f"what the C compiler made cannot be read: {error}") from error
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(kept, whole)
+            replace_file(kept, whole, hashlib.sha256(whole).digest())
         except OSError:  # a home that cannot be written to: it is compiled again next time
             kept = made
         try:
             return _declared(ctypes.CDLL(str(kept)))
         except OSError as error:
             raise Unavailable(f"what the C compiler made cannot be loaded: {error}") from error
+
+
+def _whole(kept: Path) -> bool:
+    """Whether a library is there and ends in its own digest: a damaged one would end the process that loads it."""
+    try:
+        content = kept.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
 def _cpu() -> bytes:
