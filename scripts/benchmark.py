@@ -13,6 +13,8 @@ machine slow both. Rates are summed over the pack.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
 import os
 import platform
@@ -247,8 +249,7 @@ def speed_row(options: argparse.Namespace, data: Any, pack: int, threads: int, p
     from iql.draws import Batches
 
     learner = make_learner(options, pack, threads, precision)
-    if learner.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    reset_peak(learner.device)
     batches = Batches(data, learner.seeds, options.batch, learner.device)
     bound = limit(options.sizes, options.hidden, options.batch, pack, threads, precision, learner.device)
     torch.set_num_threads(1)
@@ -267,8 +268,19 @@ def speed_row(options: argparse.Namespace, data: Any, pack: int, threads: int, p
     }
 
 
+def reset_peak(device: Any) -> None:
+    """Count the peak of memory anew from here, where the system lets us (Linux)."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_mib(device: Any) -> int:
-    """Of this process so far, on CUDA of its tensors."""
+    """Of this process since reset_peak, on CUDA of its tensors."""
     import torch
 
     if device.type == "cuda":
