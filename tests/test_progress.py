@@ -38,7 +38,9 @@ def terminal():
     def shown() -> str:
         stream.flush()
         text = b""
-        while select.select([leader], [], [], 0.2)[0]:  # what was written arrives in pieces
+        poll = select.poll()  # select() takes no descriptor above 1023
+        poll.register(leader, select.POLLIN)
+        while poll.poll(200):  # what was written arrives in pieces
             text += os.read(leader, 1 << 16)
         return text.decode()
 
