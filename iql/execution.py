@@ -69,20 +69,8 @@ def fuse(learner: IQL, batch_size: int, path: str, threads: int) -> Fused | Grap
         return None
     if reason:
         raise UserError(f"code_path={path}: {reason}; use code_path=auto or plain")
-    on_cuda, members = learner.device.type == "cuda", len(learner.seeds)
-    low, native = LOW[learner.precision], None
-    if path == "native" and on_cuda:
-        raise UserError(f"code_path=native: it is for CPUs, not {learner.device}; use code_path=auto")
-    if path == "native" or (path == "auto" and not on_cuda and threads < 2 * members + 2 * (members == 1)):
-        try:
-            native = load()
-            if low and not native.has_bf16():
-                raise Unavailable("this CPU or its C compiler lacks AVX512_BF16, which it needs for precision=bf16")
-        except Unavailable as error:
-            if path == "native":
-                raise UserError(f"code_path=native: {error}; use code_path=auto, or set CC") from None
-            log.warning("code_path=fused, which is slower than native: %s", error)
-            native = None
+    on_cuda, low = learner.device.type == "cuda", LOW[learner.precision]
+    native = _native(learner, path, threads)
     flats = {name: Flat(network) for name, network in learner.networks.items()}
     for name, optimizers in learner.optimizers.items():
         learner.optimizers[name] = [
@@ -91,6 +79,30 @@ def fuse(learner: IQL, batch_size: int, path: str, threads: int) -> Fused | Grap
     if on_cuda or path == "graphs":
         return Graphs(learner, flats, batch_size, low)
     return Fused(learner, flats, batch_size, low, threads, native)
+
+
+def _native(learner: IQL, path: str, threads: int) -> Library | None:
+    """The library in C, where `path` allows it and it can be had; for auto a log line says why it cannot."""
+    if path not in ("auto", "native"):
+        return None
+    if learner.device.type == "cuda":
+        if path == "native":
+            raise UserError(f"code_path=native: it is for CPUs, not {learner.device}; use code_path=auto")
+        return None
+    members = len(learner.seeds)
+    usable = 2 * (2 if members == 1 else members)  # from here on torch takes each product on two threads or more
+    if path == "auto" and threads >= usable:
+        return None
+    try:
+        library = load()
+        if LOW[learner.precision] and not library.has_bf16():
+            raise Unavailable("this CPU or its C compiler lacks AVX512_BF16, which it needs for precision=bf16")
+    except Unavailable as error:
+        if path == "native":
+            raise UserError(f"code_path=native: {error}; use code_path=auto, or set CC") from None
+        log.warning("code_path=fused, which is slower than native: %s", error)
+        return None
+    return library
 
 
 def member_bytes(value: Sequence[int], q: Sequence[int], policy: Sequence[int], batch_size: int) -> int:
