@@ -16,6 +16,11 @@ from iql.draws import Batch, Batches, DropoutMasks
 from iql.execution import LOW, Fused, Graphs, fuse
 from iql.networks import MLP, Lifted, Policy
 
+# What keeps torch's compiler away from an optimizer imports it first, which takes a second; nothing here compiles.
+_add_param_group = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", None)
+if _add_param_group is not None:
+    _add_param_group.__dynamo_disable = _add_param_group
+
 
 class IQL:
     """The networks, targets and optimizers of M runs, updated side by side.

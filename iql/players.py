@@ -27,6 +27,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from iql.cores import usable
 from iql.errors import UserError
 from iql.evaluation import Episodes, evaluate
 from iql.tasks import Task
@@ -57,9 +58,10 @@ class Players:
 
     def __init__(self, task: Task, workers: int | None, members: int, episodes: int) -> None:
         chunks = members * len(_chunks(range(episodes)))
-        workers = min(workers or min(len(os.sched_getaffinity(0)), MOST), chunks)
+        workers = min(workers or min(usable(), MOST), chunks)
         self._context = _PlayerContext()
         stage = pickled(task, f"the task {type(task).__name__}"), min(CHUNK, episodes), _own_environments()
+        _start_tracker()
         self._pool = ProcessPoolExecutor(workers, self._context, _begin, stage)
         self._given: list[Future] = []
         self._starting = [self._pool.submit(_ready) for _ in range(workers)]
@@ -155,6 +157,18 @@ class _Player(SpawnProcess):
         if not connection.wait([self.sentinel], timeout=0):  # else it ended by itself
             self.killed = True
             self.kill()
+
+
+def _start_tracker() -> None:
+    """Start multiprocessing's own helper process, out of reach of the signals that SLURM sends to a whole job.
+
+    It ignores SIGINT and SIGTERM by itself; the others it must inherit as blocked.
+    """
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 class _PlayerContext(SpawnContext):

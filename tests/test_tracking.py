@@ -411,6 +411,21 @@ tracker.finish({"final_score": 1.0})
     assert "Traceback" not in result.stderr
 
 
+def test_service_that_does_not_end_is_killed(process, tmp_path: Path) -> None:
+    result = process("""
+import psutil, iql.tracking.wandb_service
+iql.tracking.wandb_service.STOP_SECONDS = 1
+tracker = WandbTracker(mode="offline")
+tracker.start(info("a"))
+tracker.finish({"final_score": 1.0})
+(service,) = psutil.Process().children()
+service.suspend()
+""")
+    assert result.returncode == 0
+    assert "Traceback" not in result.stderr, result.stderr
+    assert not [each for each in psutil.process_iter() if str(tmp_path) in " ".join(each.cmdline() or [])]
+
+
 @pytest.mark.parametrize("tracker", ["WandbTracker", "TensorBoardTracker"])
 def test_read_only_run_directory(process, tmp_path: Path, tracker: str) -> None:
     if os.geteuid() != 0 or shutil.which("unshare") is None:

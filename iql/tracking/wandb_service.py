@@ -6,11 +6,16 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+import psutil
+
 from iql.tracking.run import one_line
+
+STOP_SECONDS = 10.0  # that the service has to end by itself
 
 # Where runs go and how they get there. Every other WANDB_ variable of a stray environment (RUN_ID,
 # RESUME, SWEEP_ID, NAME, RUN_GROUP, SERVICE, DIR, …) would make one run out of several.
@@ -53,6 +58,18 @@ def start_service(wandb: ModuleType, init_timeout: float, finish_timeout: float)
 
 
 def _stop_service() -> None:
+    """End the service; one that does not end by itself is killed: what it did not send lies on the disk."""
+    stopping = threading.Thread(target=_tear_down, daemon=True)
+    stopping.start()
+    stopping.join(STOP_SECONDS)
+    if stopping.is_alive():
+        for child in psutil.Process().children():
+            if child.name().startswith("wandb-core"):
+                child.kill()
+        stopping.join(STOP_SECONDS)
+
+
+def _tear_down() -> None:
     import wandb
 
     with contextlib.suppress(Exception):
