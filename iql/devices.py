@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import psutil
 import torch
 
+from iql.cores import usable
 from iql.errors import UserError
 
 
@@ -24,7 +23,7 @@ def choose(device: str) -> torch.device:
 
 def cores(threads: int | None) -> int:
     """CPU threads to train with: `threads`, or one for each core that this process may use."""
-    return threads or len(os.sched_getaffinity(0))
+    return threads or usable()
 
 
 def set_precision(precision: str, device: torch.device) -> None:

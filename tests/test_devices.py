@@ -54,3 +54,12 @@ def test_a_pack_too_large_is_one_line_before_anything_is_written(train: Trainer)
     assert "would fit" in line
     assert not any("Traceback" in line for line in of_the_data)
     assert not train.runs.exists()
+
+
+def test_a_slurm_job_takes_no_more_cores_than_it_was_given(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert devices.cores(None) == 64
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")  # a cluster that pins nobody
+    assert devices.cores(None) == 4
+    assert devices.cores(7) == 7
