@@ -13,18 +13,17 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from iql import config as configuration
-from iql.complaints import composition_problem
+from iql.complaints import problem
 from iql.config import Settings
 from iql.errors import UserError
 from iql.leases import LeaseLost
 from iql.schema import constructor_arguments
 from iql.signals import Stopped, hand_over
-from iql.storage import refusal
+from iql.sizes import member_bytes, widths
 
 log = logging.getLogger("iql")
 
@@ -38,13 +37,23 @@ def compose_and_train(config: DictConfig) -> float | None:
         members = configuration.read(config)
         choices = HydraConfig.get().runtime.choices
         defaults = configuration.read(hydra.compose("config", [f"env={choices['env']}"]))[0]
-        return train(members, defaults, list(HydraConfig.get().overrides.task))
+        overrides = list(HydraConfig.get().overrides.task)
+        return train(members, defaults, [overrides] * len(members))
     except Exception as error:
         raise SystemExit(exit_code(error)) from error
 
 
-def train(members: list[Settings], defaults: Settings, overrides: list[str]) -> float | None:
-    """Train the members of a pack side by side, skipping those that are done.
+def job(members: list[Settings], defaults: Settings, overrides: list[list[str]]) -> None:
+    """Train as a job of a sweep (iql.launching.jobs): the log shows what a terminal would, the exit code follows."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        train(members, defaults, overrides)
+    except Exception as error:
+        raise SystemExit(exit_code(error)) from error
+
+
+def train(members: list[Settings], defaults: Settings, overrides: list[list[str]]) -> float | None:
+    """Train the members of a pack side by side, skipping those that are done; overrides: the words behind each.
 
     Returns the mean over the members of the mean score of their last ten evaluations, None without an evaluation.
     """
@@ -56,13 +65,13 @@ def train(members: list[Settings], defaults: Settings, overrides: list[str]) -> 
     from iql.reporting import figures
     from iql.runs import Run
 
-    runs = [Run(settings, defaults, task.digest) for settings in members]
+    runs = [Run(settings, defaults, task.digest, words) for settings, words in zip(members, overrides, strict=True)]
     for run in runs:
         if run.summary is not None:
             log.info("done already: %s", run.directory)
             run.drop_leftovers()
     for pack in packs_of(runs):
-        train_pack(pack, task, data, overrides)
+        train_pack(pack, task, data)
     for run in runs:
         if run.summary is not None and not (run.directory / "curve.png").exists():
             figures.value_map(run.directory)
@@ -70,12 +79,11 @@ def train(members: list[Settings], defaults: Settings, overrides: list[str]) -> 
     return conclude(runs, task)
 
 
-def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> None:
+def train_pack(runs: list[Any], task: Any, data: Any) -> None:
     """Build the learner of a pack from its settings, and run it to its end."""
     import torch
 
     from iql.devices import check_memory, choose, cores, set_precision
-    from iql.execution import member_bytes
     from iql.networks import build
     from iql.packs import code_path
     from iql.training import Training
@@ -126,14 +134,7 @@ def train_pack(runs: list[Any], task: Any, data: Any, overrides: list[str]) -> N
     )
     learner.take_path(path, shared["batch_size"], threads)
     trackers = [[instantiate(node) for node in each["tracker"].values()] for each in settings]
-    Training(runs=runs, trackers=trackers, learner=learner, task=task, data=data, overrides=overrides).run()
-
-
-def widths(network: dict[str, Any], task: Any) -> dict[str, list[int]]:
-    """The layers of V, Q and the policy from in to out; without hidden ones for a class that does not name them."""
-    observation, action = task.observation_dim, task.action_dim
-    ends = {"value": (observation, 1), "q": (observation + action, 1), "policy": (observation, action)}
-    return {part: [first, *network[part].get("hidden_dims", []), last] for part, (first, last) in ends.items()}
+    Training(runs=runs, trackers=trackers, learner=learner, task=task, data=data).run()
 
 
 def conclude(runs: list[Any], task: Any) -> float | None:
@@ -185,19 +186,10 @@ def exit_code(error: BaseException) -> int:
 
     With HYDRA_FULL_ERROR=1 in the user's environment every error comes with its traceback.
     """
-    if SHOW_TRACEBACKS:
+    if SHOW_TRACEBACKS and not isinstance(error, Stopped):
         raise error
-    if isinstance(error, InstantiationException):
-        cause = error.__cause__
-        if not isinstance(cause, UserError):
-            print(f"train.py: {' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)", file=sys.stderr)
-            return 1
-        error = cause
-    problem = str(error) if isinstance(error, UserError) else composition_problem(error)
-    if problem is None and isinstance(error, OSError):
-        problem = refusal(error)
-    if problem is not None:
-        print(f"train.py: {problem}", file=sys.stderr)
+    if line := problem(error):
+        print(f"train.py: {line}", file=sys.stderr)
         return 1
     if isinstance(error, Stopped):
         print(f"train.py: {error}; the same command goes on from there", file=sys.stderr)

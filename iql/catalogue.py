@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from iql.complaints import composition_problem, target_problems
 from iql.errors import UserError
 from iql.schema import constructor_arguments
+from iql.tasks import files
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -81,6 +82,22 @@ def task(node: dict[str, Any]) -> Any:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         raise
+
+
+def own_place(node: dict[str, Any]) -> Path | None:
+    """Where in the cache the file of an env section lies or would lie; None for one that is kept elsewhere."""
+    if node.get("made_rows"):
+        return files.place_of_made(node["name"], node["made_rows"], node["made_seed"])
+    return files.place(node["url"]) if node.get("url") else None
+
+
+def place(node: dict[str, Any]) -> Path | None:
+    """Where the file of an env section lies now: the cache or D4RL's folders; None if nowhere there."""
+    own = own_place(node)
+    if own is None:
+        return None
+    folders = [own.parent, *(files.d4rl_dirs() if node.get("url") else [])]
+    return next((folder / own.name for folder in folders if (folder / own.name).is_file()), None)
 
 
 def _resolved(section: DictConfig) -> dict[str, Any]:

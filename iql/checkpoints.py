@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from iql.errors import UserError
 from iql.storage import replace_file
 
@@ -26,6 +24,8 @@ class Damaged(Exception):
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """Save tensors, numbers and texts under `path`: temporary name, fsync, rename."""
+    import torch  # here, so that those who only look which there are do without
+
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
@@ -36,6 +36,8 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """What `write` saved. Raises Damaged."""
+    import torch
+
     content = path.read_bytes()
     header = _HEADER.match(content)
     if header is None:

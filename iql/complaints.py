@@ -10,11 +10,30 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from iql.errors import UserError
 from iql.schema import GROUPS, PLACES, SCHEMAS, Node, Run, Target, constructor_arguments
+from iql.storage import refusal
+
+
+def problem(error: BaseException) -> str | None:
+    """One line for an error that a user can mend; None for what nobody foresaw."""
+    if isinstance(error, InstantiationException):
+        cause = error.__cause__
+        if not isinstance(cause, UserError):
+            return f"{_one_line(str(error))} (HYDRA_FULL_ERROR=1 shows where)"
+        error = cause
+    if isinstance(error, UserError):
+        return str(error)
+    return composition_problem(error) or (refusal(error) if isinstance(error, OSError) else None)
 
 
 def composition_problem(error: BaseException) -> str | None:

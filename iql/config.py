@@ -31,6 +31,8 @@ def read(config: DictConfig) -> list[Settings]:
         raise UserError(_interpolation_problem(error)) from error
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
+    if isinstance(sweep := plain.get("sweep"), dict) and sweep.get("grid"):
+        raise UserError(f"sweep={sweep['name']} is a grid of many runs: python sweep.py sweep={sweep['name']}")
     return [validated(member) for member in _members({str(key): value for key, value in plain.items()})]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -103,21 +102,6 @@ def _native(learner: IQL, path: str, threads: int) -> Library | None:
         log.warning("code_path=fused, which is slower than native: %s", error)
         return None
     return library
-
-
-def member_bytes(value: Sequence[int], q: Sequence[int], policy: Sequence[int], batch_size: int) -> int:
-    """About what one more member takes in memory; the widths of each network's layers, from in to out.
-
-    Weights, gradients and Adam's two moments, the target, and of each layer its output and gradient (V's for two
-    batches).
-    """
-
-    def weights(widths: Sequence[int]) -> int:
-        return sum(n * m + m for n, m in zip(widths[:-1], widths[1:], strict=True))
-
-    trained = weights(value) + 2 * weights(q) + weights(policy)
-    rows = 3 * sum(value[1:]) + 2 * 2 * sum(q[1:]) + 2 * sum(policy[1:])
-    return 4 * (4 * trained + 2 * weights(q) + batch_size * rows)
 
 
 class Fused:

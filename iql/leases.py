@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from iql.errors import UserError
@@ -54,6 +55,21 @@ class Owner:
     def __str__(self) -> str:
         job = f", SLURM job {self.job}" if self.job else ""
         return f"process {self.pid} on {self.host}{job}"
+
+
+def live_owner(directory: Path, now: float) -> Owner | None:
+    """Who trains in a run directory, judged from outside; now: the time of the file server.
+
+    Nobody, if the heartbeat is old or, on this host, the process is gone.
+    """
+    path = directory / "lease.json"
+    try:
+        if now - path.stat().st_mtime > STALE_SECONDS:
+            return None
+        owner = Owner(**read_json(path))
+    except (OSError, UserError, TypeError):
+        return None
+    return None if owner.host == socket.gethostname() and not psutil.pid_exists(owner.pid) else owner
 
 
 class LeaseLost(Exception):

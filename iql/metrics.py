@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 FLUSH_SECONDS = 5.0
+TAIL = 1 << 14
 
 
 class MetricsFile:
@@ -82,6 +84,19 @@ def read_records(path: Path) -> list[Record]:
             records.append(record)
         else:
             log.warning("%s, line %d: not a whole record, left out", path, number)
+    return records
+
+
+def read_tail(path: Path) -> list[Record]:
+    """The last records of a metrics file, of one that is being written too: whole lines within TAIL bytes."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL))
+        lines = file.read().split(b"\n")[1 if size > TAIL else 0 : -1]
+    records = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
     return records
 
 

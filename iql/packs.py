@@ -64,7 +64,7 @@ class Pack:
         """The members whose numbers are kept."""
         return [member for member in self.members if not member.idle]
 
-    def take_up(self, overrides: Sequence[str], facts: dict[str, Any]) -> tuple[Position, dict[int, dict[str, Any]]]:
+    def take_up(self, facts: dict[str, Any]) -> tuple[Position, dict[int, dict[str, Any]]]:
         """Put the learner where the newest checkpoint that all live members have left it, or at update 0.
 
         Begins a life of each live run and starts its trackers. Returns the position and, by place, the
@@ -89,7 +89,7 @@ class Pack:
                 self._keep_company(member)
                 continue
             state = states[member.place].get(update)
-            self._begin(member, state, update, overrides, facts)
+            self._begin(member, state, update, facts)
             if state is not None:
                 position = Position(**state["position"])
                 if state.get("evaluation") is not None:
@@ -166,7 +166,6 @@ class Pack:
         member: Member,
         state: dict[str, Any] | None,
         update: int,
-        overrides: Sequence[str],
         facts: dict[str, Any],
     ) -> None:
         run = member.run
@@ -187,14 +186,14 @@ class Pack:
             run.metrics.cut(state["metrics_bytes"])
         (run.directory / "failed.json").unlink(missing_ok=True)
         remove_temporaries(run.directory)
-        run.begin_life(life, overrides, facts)
+        run.begin_life(life, facts)
         info = RunInfo(
             directory=run.directory,
             id=run.tracking_id,
             name=run.id,
             group=run.group,
             job_type=run.env,
-            tags=(run.env, run.settings["sweep"]),
+            tags=(run.env, run.settings["sweep"]["name"]),
             config=run.settings,
             metrics=run.metrics.path,
             resumed=update > 0,
@@ -235,6 +234,6 @@ def code_path(runs: Sequence[Run]) -> str:
     if len(kept) > 1 or asked not in ("auto", *kept):
         raise UserError(
             f"code_path={asked}: the run began as {' and '.join(sorted(kept))}, and a run never changes its path; "
-            "leave code_path out, or choose another sweep= to train it anew"
+            "leave code_path out, or choose another sweep.name= to train it anew"
         )
     return kept.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "hydra-core", "omegaconf", "wandb")
+
+
+SNAPSHOT_STATE = "git.json"
+"""In the snapshot of the code that a job runs, the state of the repository that it was taken from."""
 
 
 def this_life(
@@ -49,6 +54,11 @@ def differences(before: dict[str, Any], life: dict[str, Any]) -> list[str]:
 
 
 def git_state() -> dict[str, Any] | None:
+    """The commit of this code and whether it was edited since; of a snapshot, what it was taken from."""
+    recorded = Path(__file__).resolve().parents[1] / SNAPSHOT_STATE
+    if recorded.exists():
+        return json.loads(recorded.read_text())
+
     def ask(*arguments: str) -> str:
         here = Path(__file__).resolve().parent
         return subprocess.run(

@@ -21,7 +21,7 @@ GROUP_LENGTH = 128  # W&B's limit
 
 # Settings that cannot change a number, by dotted key or section.
 _UNDECIDING = re.compile(
-    r"(seed|device|threads|code_path|runs|sweep|log_every|checkpoint\..*|tracker.*"
+    r"(seed|device|threads|code_path|runs|sweep\..*|log_every|checkpoint\..*|tracker.*"
     r"|env\.(name|path|dataset|url|rows|recipe\..*|corl.*)|evaluation\.(workers|headline)"
     r"|algorithm\.(initialization|policy_mean)|network\.hidden_dims)$"
 )
@@ -78,13 +78,14 @@ class Run:
     networks.ckpt (the final networks), checkpoints/.
     """
 
-    def __init__(self, settings: Settings, defaults: Settings, digest: str):
+    def __init__(self, settings: Settings, defaults: Settings, digest: str, overrides: Sequence[str] = ()):
         self.settings = settings
+        self.overrides = list(overrides)
         self.seed: int = settings["seed"]
         self.configuration = configuration_name(settings, defaults, digest)
         self.env = re.sub(r"[^\w.+-]+", "-", settings["env"]["name"]).strip("-.") or "env"  # one folder's name
         self.id = f"{self.env}/{self.configuration}/seed={self.seed}"
-        self.directory = Path(settings["runs"]) / settings["sweep"] / self.id
+        self.directory = Path(settings["runs"]) / settings["sweep"]["name"] / self.id
         self.checkpoints = self.directory / "checkpoints"
         self.metrics = MetricsFile(self.directory / "metrics.jsonl")
 
@@ -121,7 +122,7 @@ class Run:
         manifest = read_json(self.directory / "manifest.json")
         return manifest["lives"] if manifest else []
 
-    def begin_life(self, life: dict[str, Any], overrides: Sequence[str], facts: dict[str, Any]) -> None:
+    def begin_life(self, life: dict[str, Any], facts: dict[str, Any]) -> None:
         """Write the manifest, this process added to its lives."""
         write_json(
             self.directory / "manifest.json",
@@ -129,7 +130,7 @@ class Run:
                 "format": FORMAT,
                 "run": self.id,
                 "settings": self.settings,
-                "overrides": list(overrides),
+                "overrides": self.overrides,
                 "facts": facts,
                 "git": git_state(),
                 "packages": package_versions(),

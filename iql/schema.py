@@ -165,6 +165,34 @@ class Evaluation(Node):
     workers: Count | None
 
 
+class Sweep(Node):
+    name: str = Field(pattern=r"^[\w-][\w.-]*$", description="a folder's name: letters, digits, dots, _ and -")
+    grid: list[str]
+
+
+class LocalLauncher(Target):
+    workers: Count | None
+    pack: Count | None
+    gpu_memory_gb: Positive | None
+
+
+class SlurmLauncher(Target):
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    time_minutes: Count
+    cpus: Count
+    memory_gb: Positive
+    gpus: Annotated[int, Field(ge=0, le=1)]
+    gpu_memory_gb: Positive
+    pack: Count | None
+    parallel: Count
+    warning_seconds: Count
+    setup: list[str]
+    sbatch: dict[str, str | int | float | bool]
+
+
 class Run(Node):
     """A run's settings as one command line gives them; `Any` stands where a user's own class may."""
 
@@ -176,7 +204,7 @@ class Run(Node):
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: Count | None
     runs: str
-    sweep: str = Field(pattern=r"^[\w.-]+$", description="a name of letters, digits, dots, _ and -")
+    sweep: Sweep
     log_every: Count
     checkpoint: Checkpoint
     env: Any
@@ -201,6 +229,8 @@ SCHEMAS: dict[str, type[Target]] = {
     "torch.optim.Adam": Adam,
     "iql.tracking.WandbTracker": WandbTracker,
     "iql.tracking.TensorBoardTracker": Target,
+    "iql.launching.local.LocalLauncher": LocalLauncher,
+    "iql.launching.slurm.SlurmLauncher": SlurmLauncher,
 }
 
 # Where an object stands, the schema that its defaults have, and what the code hands it besides its settings.
@@ -214,9 +244,10 @@ PLACES: dict[str, tuple[type[Target], str]] = {
     "optimizer": (Adam, "params"),
     "tracker.wandb": (WandbTracker, ""),
     "tracker.tensorboard": (Target, ""),
+    "launcher": (SlurmLauncher, ""),
 }
 
-GROUPS = ("env", "algorithm", "network", "optimizer", "evaluation", "tracker", "preset")
+GROUPS = ("env", "algorithm", "network", "optimizer", "evaluation", "tracker", "preset", "sweep")
 
 # Settings that other sections read, and that no constructor takes.
 SETTINGS_ONLY = {"env": ("recipe", "corl"), "algorithm": ("initialization", "policy_mean")}

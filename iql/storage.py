@@ -49,9 +49,9 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """`content` as indented JSON, written whole or not at all."""
-    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """`content` as JSON, written whole or not at all."""
+    replace_file(path, (json.dumps(content, indent=indent) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -44,13 +44,11 @@ class Training:
         learner: IQL,
         task: Task,
         data: Transitions,
-        overrides: Sequence[str],
     ):
         self.settings = runs[0].settings
         self.runs, self.trackers = list(runs), list(trackers)
         self.learner = learner
         self.task = task
-        self.overrides = overrides
         self.observation_mean, self.observation_std = data.observation_mean, data.observation_std
         self.batches = Batches(data, [run.seed for run in runs], self.settings["batch_size"], learner.device)
         if self.settings["evaluation"]["every"] is not None:
@@ -64,7 +62,7 @@ class Training:
             if not self.pack.live:  # finished by their owner while we waited for the leases
                 return
             self.evaluations = self._evaluations()
-            self.position, under_way = self.pack.take_up(self.overrides, self.task.facts())
+            self.position, under_way = self.pack.take_up(self.task.facts())
             self._entered = time.monotonic() - self.position.wall_seconds
             labels = [run.label for run in self.runs]
             self.progress = Progress(self.settings["updates"], self.learner.update_count, labels)

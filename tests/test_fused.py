@@ -13,9 +13,10 @@ from torch import nn
 
 from iql.draws import Batches
 from iql.errors import UserError
-from iql.execution import Graphs, fuse, member_bytes
+from iql.execution import Graphs, fuse
 from iql.learner import IQL
 from iql.networks import Policy, TwinQ, Value, build
+from iql.sizes import member_bytes
 from iql.transitions import Transitions
 
 OBSERVATION_DIM, ACTION_DIM, BATCH = 5, 2, 32

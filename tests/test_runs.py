@@ -54,7 +54,14 @@ def test_what_decides_the_numbers_is_in_the_name_and_the_hash(defaults, key, val
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("seed", 5), ("device", "cpu"), ("threads", 3), ("runs", "elsewhere"), ("sweep", "other"), ("log_every", 7)),
+        *(
+            ("seed", 5),
+            ("device", "cpu"),
+            ("threads", 3),
+            ("runs", "elsewhere"),
+            ("sweep.name", "other"),
+            ("log_every", 7),
+        ),
         *(("checkpoint.every", 9), ("tracker", {}), ("env.path", "x.hdf5"), ("evaluation.workers", 2)),
     ],
 )
