@@ -2,6 +2,7 @@
 
     python scripts/fetch.py hopper-medium-v2 'antmaze-*-v2'
     python scripts/fetch.py env=hopper-medium-v2,walker2d-medium-v2 algorithm.tau=0.7,0.9 'seed=range(0,10)'
+    python scripts/fetch.py sweep=locomotion
     python scripts/fetch.py --list
 
 A name is a task's, a quoted pattern of names, or the words of a train.py or sweep.py command line, of which
@@ -19,7 +20,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from iql import catalogue
 from iql.complaints import composition_problem
 from iql.errors import UserError
+from iql.launching import command, grid
 from iql.tasks import files
 
 Request = tuple[str, tuple[str, ...]]
@@ -46,14 +47,15 @@ def requests_of(words: list[str]) -> list[Request]:
     chosen: list[Request] = []
     changes: list[list[str]] = []
     ignored: list[str] = []
-    for word in words:
+    names = [word for word in words if "=" not in word]
+    for word in [*names, *_spelled_out([word for word in words if "=" in word])]:
         dataset = word.removeprefix("minari:")
         if dataset != word:
             chosen.append(("minari", (f"env.dataset={dataset}",)))
         elif "=" not in word:
             chosen += [(name, ()) for name in catalogue.matching(word)]
         else:
-            override = _parsed(word)
+            (override,) = command.parse([word])
             key = override.key_or_group
             if key == "env":
                 chosen += [(name, ()) for value in _values(override) for name in catalogue.matching(value)]
@@ -69,37 +71,18 @@ def requests_of(words: list[str]) -> list[Request]:
     return list(dict.fromkeys(products))
 
 
-def _parsed(word: str) -> Override:
+def _spelled_out(words: list[str]) -> list[str]:
+    """The words of a command line, a named sweep's in its place. Raises UserError."""
     try:
-        return OverridesParser.create().parse_override(word)
+        return command.spelled_out(words)
     except HydraException as error:
-        raise UserError(composition_problem(error) or f"{word}: {error}") from error
+        raise UserError(composition_problem(error) or str(error)) from error
 
 
 def _values(override: Override) -> list[str]:
-    """The values that an override stands for: one, or those of its sweep, as Hydra writes them."""
+    """The values that an override stands for, a glob()'s among the tasks."""
     value = override.value()
-    if isinstance(value, Glob):
-        return value.filter(catalogue.names())
-    if override.is_discrete_sweep():
-        return [str(text) for text in override.sweep_string_iterator()]
-    return [override.get_value_element_as_str()]
-
-
-def own_place(node: dict[str, Any]) -> Path | None:
-    """Where in the cache the file of an env section lies or would lie; None for one that is kept elsewhere."""
-    if node.get("made_rows"):
-        return files.place_of_made(node["name"], node["made_rows"], node["made_seed"])
-    return files.place(node["url"]) if node.get("url") else None
-
-
-def place(node: dict[str, Any]) -> Path | None:
-    """Where the file of an env section lies now: the cache or D4RL's folders; None if nowhere there."""
-    own = own_place(node)
-    if own is None:
-        return None
-    folders = [own.parent, *(files.d4rl_dirs() if node.get("url") else [])]
-    return next((folder / own.name for folder in folders if (folder / own.name).is_file()), None)
+    return value.filter(catalogue.names()) if isinstance(value, Glob) else grid.values_of(override)
 
 
 def fetch(node: dict[str, Any]) -> bool:
@@ -109,10 +92,10 @@ def fetch(node: dict[str, Any]) -> bool:
     """
     if node["_target_"].endswith(".FileTask") or node.get("path"):
         raise UserError("data of your own (env.path=FILE) is not fetched: copy the file to where the jobs can read it")
-    before = place(node)
+    before = catalogue.place(node)
     task = catalogue.task(node)
     transitions = task.transitions()
-    now = place(node)
+    now = catalogue.place(node)
     where = f"{now}, {_size(now.stat().st_size)}" if now else "in the folder that its own library keeps"
     what = "fetched" if before is None else "already there"
     print(
@@ -143,7 +126,7 @@ def table(nodes: list[dict[str, Any]]) -> str:
     lines = [("task", "where", "size", "rows", "SHA-256", "partial download")]
     sizes: dict[Path, int] = {}
     for node in nodes:
-        own, now = own_place(node), place(node)
+        own, now = catalogue.own_place(node), catalogue.place(node)
         part = own.with_name(f"{own.name}.part") if own else None
         if now is not None:
             sizes[now] = now.stat().st_size

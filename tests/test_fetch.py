@@ -322,3 +322,11 @@ def test_fetching_loads_no_torch(shelf):
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
     assert "1 fetched" in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_named_sweep(shelf):
+    done = fetch("--list", "sweep=adroit", f"env={DOOR},{PEN}")
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:-1]] == [DOOR, PEN]
+    assert "ignored: seed=range(0,10) sweep.name=adroit" in done.stderr
+    kitchen = [line.split()[0] for line in fetch("--list", "sweep=kitchen").stdout.splitlines()[1:-1]]
+    assert kitchen == ["kitchen-complete-v0", "kitchen-partial-v0", "kitchen-mixed-v0"]
