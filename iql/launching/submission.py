@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,9 @@ def submit(ledger: Ledger, node: dict[str, Any], jobs: Iterable[tuple[list[str],
     try:
         launcher.submit(submission)
     except UserError:
-        try:
+        # A queue that does not answer may hold some of them: they are found by their names when it does again.
+        with contextlib.suppress(Silent):
             if not launcher.queue([submission]):
                 ledger.discard(submission)
-        except Silent:
-            pass  # it may hold some of them: they are found by their names when it answers again
         raise
     return submission
