@@ -28,7 +28,7 @@ _UNDECIDING = re.compile(
 
 
 # Settings that others read unless they are set themselves.
-_FOLLOWED = {
+FOLLOWED = {
     "network.hidden_dims": r"network\.\w+\.hidden_dims",
     "algorithm.initialization": r"network\.\w+\.initialization",
     "algorithm.policy_mean": r"network\.policy\.mean",
@@ -44,7 +44,7 @@ def configuration_name(settings: Settings, defaults: Settings, digest: str) -> s
     """`<what differs from the defaults>-<hash>`: the same settings and data always give the same name."""
     own, usual = deciding(settings), deciding(defaults)
     differing = {key: value for key, value in own.items() if key not in usual or usual[key] != value}
-    for source, followers in _FOLLOWED.items():  # one knob that several networks read is shown once
+    for source, followers in FOLLOWED.items():  # one knob that several networks read is shown once
         value = flatten(settings).get(source)
         following = [key for key in differing if re.fullmatch(followers, key) and differing[key] == value]
         if following:

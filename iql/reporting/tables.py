@@ -1,0 +1,199 @@
+"""A report's tables: for a terminal, as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+from tabulate import tabulate
+
+from iql.reporting.results import Aggregate, Interval, Report, Result, Table
+
+MOST_NOTES = 40
+"""Notes shown in a terminal; the other forms have all."""
+
+METHOD = (
+    "Mean ± standard deviation over seeds; IQM is the interquartile mean; in brackets 95 % stratified bootstrap "
+    "intervals over seeds."
+)
+
+
+def results(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: one row for each configuration of a task."""
+    header = ["task", "configuration", "seeds", "mean", "95 %", "median", "IQM", "95 %"]
+    header += [source.name for source in table.sources]
+    rows = []
+    for result in sorted(table.results, key=lambda each: (each.env, -each.mean if len(each.scores) else 0)):
+        row = [result.env, result.label, seeds(result)]
+        if len(result.scores):
+            row += [
+                spread(result.mean, result.std),
+                brackets(result.mean_interval),
+                number(result.median),
+                number(result.iqm),
+                brackets(result.iqm_interval),
+            ]
+        else:
+            row += [""] * 5
+        rows.append([*row, *(_published(result, index, table) for index in range(len(table.sources)))])
+    return header, rows
+
+
+def aggregates(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: one row for each configuration that several tasks have."""
+    header = ["configuration", "tasks", "sum", "mean", "95 %", "median", "95 %", "IQM", "95 %"]
+    header += [f"{source.name}, sum" for source in table.sources]
+    rows = []
+    for each in table.aggregates:
+        row = [each.label, str(len(each.tasks)), number(each.total)]
+        for value, interval in each.summaries.values():
+            row += [number(value), brackets(interval)]
+        rows.append([*row, *(number(total) for total in _totals(each, table))])
+    return header, rows
+
+
+def terminal(report: Report) -> RenderableType:
+    """The tables and notes, with colours where the terminal has them."""
+    parts: list[RenderableType] = [Text(f"{report.title}: {counted(report)}", "bold")]
+    for table in report.tables:
+        parts.append(Text(f"\n{table.protocol}", "italic"))
+        for header, rows in _filled(table):
+            parts.append(_rich(header, rows))
+    protocols = {source.name: source.protocol for table in report.tables for source in table.sources}
+    parts += [Text(f"{name}: {protocol}", "dim") for name, protocol in protocols.items()]
+    parts.append(Text(METHOD, "dim"))
+    parts += [Text(note, "yellow") for note in report.notes[:MOST_NOTES]]
+    if len(report.notes) > MOST_NOTES:
+        parts.append(Text(f"and {len(report.notes) - MOST_NOTES} more notes; --out FILE has them all", "yellow"))
+    return Group(*parts)
+
+
+def markdown(report: Report) -> str:
+    """The tables and notes as GitHub's Markdown."""
+    lines = [f"# {report.title}", "", counted(report), ""]
+    for table in report.tables:
+        lines += [f"## {_sentence(str(table.protocol))}", ""]
+        for header, rows in _filled(table):
+            aligned = ["left" if name in _WORDS else "right" for name in header]
+            lines += [tabulate(rows, header, tablefmt="pipe", colalign=aligned, disable_numparse=True), ""]
+        lines += [f"- {source.name}: {source.protocol}" for source in table.sources]
+        lines += [""] * bool(table.sources)
+    lines += [METHOD, ""]
+    if report.notes:
+        lines += ["## Notes", "", *(f"- {note}" for note in report.notes), ""]
+    return "\n".join(lines)
+
+
+def latex(report: Report) -> str:
+    r"""Tables for \usepackage{booktabs}; notes are comments."""
+    lines = [f"% {line}" for line in (f"{report.title}: {counted(report)}", METHOD, *report.notes)]
+    for table in report.tables:
+        for header, rows in _filled(table):
+            body = tabulate(rows, header, tablefmt="latex_booktabs", disable_numparse=True)
+            lines += [r"\begin{table}", r"\centering", body, f"\\caption{{{_sentence(str(table.protocol))}.}}"]
+            lines += [f"% {source.name}: {source.protocol}" for source in table.sources]
+            lines += [r"\end{table}"]
+    return "\n".join([*lines, ""])
+
+
+def comma_separated(report: Report) -> str:
+    """One line for each configuration of a task, every number of its own column, unrounded."""
+    names = dict.fromkeys(source.name for table in report.tables for source in table.sources)
+    buffer = io.StringIO()
+    writer: csv.DictWriter | None = None
+    for table in report.tables:
+        for result in table.results:
+            line = dict(_fields(result))
+            told = {source.name: result.published(source) for source in table.sources}
+            for name in names:
+                score = told.get(name) or (None, None)
+                line |= {f"{name} mean": score[0], f"{name} std": score[1]}
+            if writer is None:
+                writer = csv.DictWriter(buffer, list(line), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(line)
+    return buffer.getvalue()
+
+
+def counted(report: Report) -> str:
+    """How many runs are in each state, in words."""
+    states = ", ".join(f"{count} {state}" for state, count in sorted(report.counts.items()))
+    return f"{len(report.runs)} run{'s' * (len(report.runs) > 1)}: {states}"
+
+
+def seeds(result: Result) -> str:
+    """How many seeds the numbers are of, and of how many."""
+    wanted = len(result.runs) + len(result.missing)
+    return str(wanted) if len(result.scores) == wanted else f"{len(result.scores)} of {wanted}"
+
+
+def spread(mean: float, std: float | None) -> str:
+    return number(mean) if std is None else f"{mean:.1f} ± {std:.1f}"
+
+
+def brackets(interval: Interval) -> str:
+    return "" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+_WORDS = ("task", "configuration")
+
+
+def _filled(table: Table) -> Iterator[tuple[list[str], list[list[str]]]]:
+    yield results(table)
+    if table.aggregates:
+        yield aggregates(table)
+
+
+def _published(result: Result, index: int, table: Table) -> str:
+    score = result.published(table.sources[index])
+    if score is None:
+        return ""
+    mean, std = score  # as many decimals as were published
+    return f"{mean:g}" if std is None else f"{mean:g} ± {std:g}"
+
+
+def _totals(aggregate: Aggregate, table: Table) -> list[float | None]:
+    return [
+        source.total(aggregate.tasks) if all(result.published(source) for result in aggregate.results) else None
+        for source in table.sources
+    ]
+
+
+def _rich(header: list[str], rows: list[list[str]]) -> RichTable:
+    made = RichTable(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        words = name in _WORDS
+        made.add_column(name, justify="left" if words else "right", overflow="fold" if words else "ellipsis")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def _fields(result: Result) -> Iterator[tuple[str, object]]:
+    protocol, scored = result.protocol, len(result.scores) > 0
+    low, high = (result.mean_interval if scored else None) or (None, None)
+    iqm_low, iqm_high = (result.iqm_interval if scored else None) or (None, None)
+    yield from (("task", result.env), ("configuration", result.label))
+    yield "id", result.runs[0].configuration
+    yield from (("measure", protocol.measure), ("updates", protocol.updates), ("headline", protocol.headline))
+    yield from (("evaluated every", protocol.every), ("episodes", protocol.episodes))
+    yield from (("physics", protocol.physics), ("mujoco", protocol.mujoco), ("own data", result.own_data))
+    yield "seeds", len(result.scores)
+    yield "seeds wanted", len(result.runs) + len(result.missing)
+    yield from (("mean", result.mean if scored else None), ("std", result.std if scored else None))
+    yield from (("mean low", low), ("mean high", high))
+    yield from (("median", result.median if scored else None), ("iqm", result.iqm if scored else None))
+    yield from (("iqm low", iqm_low), ("iqm high", iqm_high))
+    yield "scores", " ".join(f"{run.seed}:{run.score!r}" for run in result.runs if run.score is not None)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
