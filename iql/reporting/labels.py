@@ -85,7 +85,7 @@ def _varying(configurations: list[dict[str, Any]]) -> dict[str, list[Any]]:
         values = {str(settings.get(key)): settings.get(key) for settings in configurations}
         if len(values) > 1:
             numbers = all(isinstance(value, (int, float)) for value in values.values())
-            varying[key] = sorted(values.values(), key=float if numbers else str)
+            varying[key] = [values[text] for text in sorted(values, key=float if numbers else str)]
     return {key: varying[key] for key in sorted(varying, key=_usual_order)}
 
 

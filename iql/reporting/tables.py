@@ -111,7 +111,7 @@ def comma_separated(report: Report) -> str:
             told = {source.name: result.published(source) for source in table.sources}
             for name in names:
                 score = told.get(name) or (None, None)
-                line |= {f"{name} mean": score[0], f"{name} std": score[1]}
+                line |= {f"{name}_mean": score[0], f"{name}_std": score[1]}
             if writer is None:
                 writer = csv.DictWriter(buffer, list(line), lineterminator="\n")
                 writer.writeheader()
@@ -184,14 +184,14 @@ def _fields(result: Result) -> Iterator[tuple[str, object]]:
     yield from (("task", result.env), ("configuration", result.label))
     yield "id", result.runs[0].configuration
     yield from (("measure", protocol.measure), ("updates", protocol.updates), ("headline", protocol.headline))
-    yield from (("evaluated every", protocol.every), ("episodes", protocol.episodes))
-    yield from (("physics", protocol.physics), ("mujoco", protocol.mujoco), ("own data", result.own_data))
+    yield from (("evaluated_every", protocol.every), ("episodes", protocol.episodes))
+    yield from (("physics", protocol.physics), ("mujoco", protocol.mujoco), ("own_data", result.own_data))
     yield "seeds", len(result.scores)
-    yield "seeds wanted", len(result.runs) + len(result.missing)
+    yield "seeds_wanted", len(result.runs) + len(result.missing)
     yield from (("mean", result.mean if scored else None), ("std", result.std if scored else None))
-    yield from (("mean low", low), ("mean high", high))
+    yield from (("mean_low", low), ("mean_high", high))
     yield from (("median", result.median if scored else None), ("iqm", result.iqm if scored else None))
-    yield from (("iqm low", iqm_low), ("iqm high", iqm_high))
+    yield from (("iqm_low", iqm_low), ("iqm_high", iqm_high))
     yield "scores", " ".join(f"{run.seed}:{run.score!r}" for run in result.runs if run.score is not None)
 
 

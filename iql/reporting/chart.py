@@ -1,0 +1,102 @@
+"""A chart of a report as the data that Plotly draws: traces and layout in plain dictionaries."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iql.reporting.results import Report, Result, Table
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
+"""Okabe and Ito's, told apart by the colour-blind too, and legible on white and on black; then dashes."""
+
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of a section; task is "" where it is about several. alternative: what it shows, in words."""
+
+    section: str
+    task: str
+    title: str
+    alternative: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+
+class Style:
+    """A configuration has one colour and dash in all charts."""
+
+    def __init__(self, report: Report):
+        labels = dict.fromkeys(label for table in report.tables for label in table.by_label)
+        labels |= dict.fromkeys(result.label for table in report.tables for result in table.results)
+        self.order = {label: index for index, label in enumerate(labels)}
+
+    def colour(self, label: str) -> str:
+        return COLOURS[self.order[label] % len(COLOURS)]
+
+    def dash(self, label: str) -> str:
+        return DASHES[self.order[label] // len(COLOURS) % len(DASHES)]
+
+    def line(self, label: str, x: Sequence[float], y: Sequence[float], **more: Any) -> dict[str, Any]:
+        return {
+            "type": "scatter",
+            "mode": "lines" if len(x) > 1 else "markers",
+            "name": label,
+            "meta": label,
+            "x": rounded(x),
+            "y": rounded(y),
+            "line": {"color": self.colour(label), "dash": self.dash(label), "width": 2},
+            **more,
+        }
+
+    def band(self, label: str, x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
+        return {
+            "type": "scatter",
+            "mode": "lines",
+            "name": f"{label}, 95 %",
+            "meta": label,
+            "x": rounded([*x, *reversed(x)]),
+            "y": rounded([*low, *reversed(high)]),
+            "fill": "toself",
+            "fillcolor": self.colour(label) + "2e",
+            "line": {"width": 0},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
+
+
+def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        found[result.env].append(result)
+    return dict(sorted(found.items()))
+
+
+def ordered(results: list[Result], style: Style) -> list[Result]:
+    return sorted(results, key=lambda each: style.order[each.label])
+
+
+def axes(x: str, y: str) -> dict[str, Any]:
+    return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
+
+
+def title_of(env: str, table: Table, report: Report) -> str:
+    """The task; where it stands in several tables, the protocol too."""
+    several = sum(any(result.env == env for result in each.results) for each in report.tables) > 1
+    return f"{env} ({table.protocol})" if several else env
+
+
+def name_of(value: Any) -> str:
+    if isinstance(value, list):
+        return "x".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def rounded(values: Iterable[float]) -> list[float | None]:
+    """Five significant digits, which is more than a screen shows; null for what is not finite."""
+    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]

@@ -1,0 +1,163 @@
+"""A report as one HTML file that needs no network: tables, charts, maps, runs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+
+from iql.reporting import tables
+from iql.reporting.chart import Chart, Style
+from iql.reporting.comparisons import improvements, profiles
+from iql.reporting.curves import diagnostics, learning_curves
+from iql.reporting.reading import RunRecord
+from iql.reporting.results import Report, Table
+from iql.reporting.sensitivity import heat_maps, sensitivities
+
+MOST_MAPS = 24
+"""Value maps in a page at most, one for each configuration of a task: each takes some 30 kB."""
+
+MAP_WIDTH = 720  # pixels
+
+SHOWN = 8
+"""Configurations whose curves are drawn at first: more are not told apart."""
+
+SECTIONS = {
+    "curves": "Learning curves",
+    "sweep": "What was swept",
+    "compare": "Configurations against each other",
+    "diagnostics": "Diagnostics",
+}
+
+_ASSETS = Path(__file__).parent / "assets"
+
+
+def html(report: Report, path: Path, refresh: float | None = None) -> str:
+    """The page, whose links are relative to `path`; refresh: seconds after which it loads itself anew."""
+    from plotly.offline import get_plotlyjs
+
+    style = Style(report)
+    drawn = list(charts(report, style))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        report=report,
+        counted=tables.counted(report),
+        method=tables.METHOD,
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        tables=[_table(table) for table in report.tables],
+        tasks=sorted({run.env for run in report.runs}),
+        labels=[(label, style.colour(label), style.dash(label)) for label in style.order],
+        shown=SHOWN,
+        sections={name: title for name, title in SECTIONS.items() if any(chart.section == name for chart in drawn)},
+        maps=list(_maps(report)),
+        runs=[_run(report, run, path) for run in report.runs],
+        commits=sorted({run.commit for run in report.runs if run.commit}),
+        data=_embedded([asdict(chart) for chart in drawn]),
+        refresh=refresh,
+        css=(_ASSETS / "page.css").read_text(),
+        script=(_ASSETS / "page.js").read_text(),
+        plotly=get_plotlyjs(),
+    )
+
+
+def charts(report: Report, style: Style) -> Iterator[Chart]:
+    """Every chart that the runs have something for, in the page's order."""
+    for table in report.tables:
+        yield from learning_curves(report, table, style)
+    for table in report.tables:
+        yield from heat_maps(report, table)
+        yield from sensitivities(report, table)
+    for table in report.tables:
+        yield from profiles(table, style)
+        yield from improvements(table)
+    for table in report.tables:
+        yield from diagnostics(report, table, style)
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """Header and rows of the results (each with its task and configuration, to filter by) and of the aggregates."""
+    header, rows = tables.results(table)
+    wide, over = tables.aggregates(table)
+    return {
+        "protocol": str(table.protocol),
+        "header": header,
+        "rows": rows,
+        "aggregate_header": wide,
+        "aggregates": over,
+        "sources": table.sources,
+    }
+
+
+def _run(report: Report, run: RunRecord, path: Path) -> dict[str, Any]:
+    """A line of the table of runs."""
+    where = Path(os.path.relpath(run.directory.resolve(), path.resolve().parent))
+    return {
+        "task": run.env,
+        "label": report.labels.of(run),
+        "seed": run.seed,
+        "state": run.state,
+        "score": run.score,
+        "at": run.update,
+        "of": run.protocol.updates,
+        "speed": run.speed,
+        "host": run.host,
+        "device": run.device,
+        "directory": str(where),
+        "link": quote(where.as_posix()) + "/",
+        "wandb": run.wandb if run.wandb and run.wandb.startswith(("https://", "http://")) else None,
+        "reason": run.reason,
+    }
+
+
+def _maps(report: Report) -> Iterator[dict[str, str]]:
+    """A picture of V for each configuration of a maze, of its first seed that has one."""
+    seen: dict[tuple[str, str], int] = defaultdict(int)
+    for run in report.runs:
+        label = report.labels.of(run)
+        if len(seen) >= MOST_MAPS and (run.env, label) not in seen:
+            continue
+        picture = run.directory / "map.png"
+        if seen[run.env, label] or not picture.is_file():
+            continue
+        try:
+            content = _smaller(picture)
+        except (OSError, ValueError) as error:
+            report.notes.append(f"{picture}: cannot be read, left out ({error})")
+            continue
+        seen[run.env, label] += 1
+        reached = (run.summary or {}).get("success_rate")
+        told = f"; {reached:.0%} of the last evaluation's rollouts reach the goal" if reached is not None else ""
+        yield {
+            "task": run.env,
+            "label": label,
+            "caption": f"{run.env}, {label}, seed {run.seed}",
+            "alternative": f"V over {run.env} with rollouts of the policy, {label}, seed {run.seed}{told}",
+            "source": f"data:image/webp;base64,{base64.b64encode(content).decode()}",
+        }
+
+
+def _smaller(picture: Path) -> bytes:
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        image.thumbnail((MAP_WIDTH, MAP_WIDTH))
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "webp", quality=80)
+    return buffer.getvalue()
+
+
+def _embedded(content: Any) -> str:
+    """JSON that may stand within a script element: nothing in it ends the element."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -1,0 +1,107 @@
+"""What runs came to: tables with intervals beside the published numbers, and a page of charts.
+
+python scripts/report.py runs/locomotion                              # tables in the terminal
+python scripts/report.py runs/locomotion --out report.html table.tex  # a page that needs no network, and a table
+python scripts/report.py runs/smoke --out report.html --watch         # kept current until every run has ended
+
+Reads run directories alone: finished, running and failed ones. Folders may be runs, sweeps or whatever holds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.live import Live
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from iql import complaints
+from iql.errors import UserError
+from iql.launching.ledger import Ledger
+from iql.launching.standing import UNKNOWN, WAITING, Follower
+from iql.launching.tables import console
+from iql.reporting import tables
+from iql.reporting.page import html
+from iql.reporting.reading import RUNNING, Reader
+from iql.reporting.results import Report, compile_report
+from iql.storage import replace_file
+
+FORMATS: dict[str, Callable[[Report], str]] = {
+    ".md": tables.markdown,
+    ".csv": tables.comma_separated,
+    ".tex": tables.latex,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="run directories, or folders of them")
+    parser.add_argument("--out", nargs="+", type=Path, default=[], metavar="FILE", help=".html, .md, .csv or .tex")
+    parser.add_argument("--watch", action="store_true", help="write it anew until every run has ended")
+    parser.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks (default 30)")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        check(options.out)
+        reader = Reader(options.folders)
+        watch(reader, options.out, options.every if options.watch else None)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if (line := complaints.problem(error)) is None:
+            raise
+        print(f"report.py: {line}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check(files: list[Path]) -> None:
+    """Raises UserError for a file that cannot be written as what its name says."""
+    for file in files:
+        if file.suffix not in (".html", *FORMATS):
+            raise UserError(f"--out {file}: must end in .html, {', '.join(FORMATS)}")
+        if not file.parent.is_dir():
+            raise UserError(f"--out {file}: there is no folder {file.parent}; make it first")
+
+
+def watch(reader: Reader, files: list[Path], every: float | None) -> None:
+    """Report once, or every so many seconds until every run has ended; in a log, one report below the other."""
+    screen = console()
+    live = Live(console=screen, auto_refresh=False) if every is not None and screen.is_terminal else None
+    with live or contextlib.nullcontext():
+        while True:
+            report = compile_report(reader)
+            last = every is None or not (report.counts[RUNNING] or waiting(reader.folders))
+            for file in files:
+                write(report, file, None if last else every)
+            shown = tables.terminal(report)
+            screen.print(shown) if live is None else live.update(shown, refresh=True)
+            if last:
+                break
+            time.sleep(every or 0.0)
+    for file in files:
+        print(f"written: {file}")
+
+
+def waiting(folders: list[Path]) -> bool:
+    """Whether a queue still has jobs of these sweeps, or does not answer."""
+    standings = (Follower(Ledger(folder)).standings() for folder in folders if Ledger(folder).submissions())
+    return any(each.state in (RUNNING, WAITING, UNKNOWN) for standing in standings for each in standing.values())
+
+
+def write(report: Report, file: Path, refresh: float | None) -> None:
+    """The report in the form that the file's name says, whole or not at all."""
+    content = html(report, file, refresh) if file.suffix == ".html" else FORMATS[file.suffix](report)
+    replace_file(file, content.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
