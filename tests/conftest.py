@@ -16,6 +16,7 @@ import pytest
 from iql.transitions import Transitions
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
 
 # A training of seconds that passes every station: several checkpoints and evaluations, the maze's map.
 SMALL = (

@@ -162,7 +162,7 @@ def read(directory: Path, now: float) -> RunRecord:
     train, evaluations = read_sample(directory / "metrics.jsonl", max(1, round(records / SAMPLES)))
     points = [(each["update"], each["score"]) for each in evaluations if each.get("score") is not None]
     last = max((each["update"] for each in (*train[-1:], *evaluations[-1:])), default=0)
-    outcome = summary or {**facts, "data": facts, "headline": settings["evaluation"]["headline"]}
+    outcome = {**facts, "data": facts, "headline": settings["evaluation"]["headline"]} if summary is None else summary
     return RunRecord(
         directory=directory,
         sweep=settings["sweep"]["name"],
@@ -181,9 +181,9 @@ def read(directory: Path, now: float) -> RunRecord:
             mujoco=outcome.get("mujoco") or "",
         ),
         custom=bool(outcome["data"].get("custom")),
-        score=summary["score"] if summary else None,
+        score=None if summary is None else summary["score"],
         reason=failure["reason"] if failure else "",
-        update=summary["updates"] if summary else last,
+        update=last if summary is None else summary["updates"],
         evaluations=np.array(points, float).reshape(-1, 2),
         train=train,
         summary=summary,

@@ -68,7 +68,7 @@ class Result:
     def own_data(self) -> bool:
         return any(run.custom for run in self.runs)
 
-    def published(self, source: Source) -> tuple[float, float | None] | None:
+    def published(self, source: Source) -> str | None:
         """What a publication says of this task; None for data that is not D4RL's own and for other physics."""
         comparable = not self.own_data and self.protocol.measure == "normalised"
         return source.scores.get(self.env) if comparable and self.protocol.physics in ("d4rl", "legacy") else None
@@ -214,6 +214,7 @@ def _table(protocol: Protocol, results: list[Result]) -> Table:
     aggregates = [
         Aggregate(label, own) for label, own in over.items() if len(own) > 1 and protocol.measure == "normalised"
     ]
+    aggregates.sort(key=lambda each: (-len(each.results), -each.summaries["IQM"][0]))
     told = [source for source in sources() if any(result.published(source) for result in results)]
     return Table(protocol, results, aggregates, told)
 

@@ -50,7 +50,7 @@ def band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The interval of the mean of curves [R, T], at each of T points by itself; None of one curve."""
     if len(curves) < 2:
         return None
-    return _bootstrap(lambda rows, axis=-1: rows.mean(axis), [curves.T[:, :]])
+    return _bootstrap(lambda rows, axis=-1: rows.mean(axis), [curves.T])
 
 
 def improvement(tasks: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, tuple[float, float] | None]:
@@ -66,16 +66,9 @@ def improvement(tasks: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, 
 def profile(tasks: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
     """The share of runs above each threshold [N], mean over tasks, with its interval at each."""
 
-    def share(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.mean([(sample > thresholds[:, None, None]).mean(axis) for sample in samples], axis=0)
-
-    shares = np.mean([(scores > thresholds[:, None]).mean(-1) for scores in tasks], axis=0)
-    if any(len(scores) < 2 for scores in tasks):
-        return shares, None
-    rng = np.random.default_rng(0)
-    resampled = [scores[rng.integers(len(scores), size=(RESAMPLES, len(scores)))] for scores in tasks]
-    low, high = np.quantile(share(*resampled), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=-1)
-    return shares, (low, high)
+    above = [(scores > thresholds[:, None]).astype(float) for scores in tasks]
+    shares = _mean(*above)
+    return shares, None if any(len(scores) < 2 for scores in tasks) else _bootstrap(_mean, above)
 
 
 def _mean(*samples: np.ndarray, axis: int = -1) -> np.ndarray:

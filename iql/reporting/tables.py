@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
+from iql.reporting.published import numbers
 from iql.reporting.results import Aggregate, Interval, Report, Result, Table
 
 MOST_NOTES = 40
@@ -39,7 +40,7 @@ def results(table: Table) -> tuple[list[str], list[list[str]]]:
             ]
         else:
             row += [""] * 5
-        rows.append([*row, *(_published(result, index, table) for index in range(len(table.sources)))])
+        rows.append([*row, *(result.published(source) or "" for source in table.sources)])
     return header, rows
 
 
@@ -110,8 +111,8 @@ def comma_separated(report: Report) -> str:
             line = dict(_fields(result))
             told = {source.name: result.published(source) for source in table.sources}
             for name in names:
-                score = told.get(name) or (None, None)
-                line |= {f"{name}_mean": score[0], f"{name}_std": score[1]}
+                mean, std = numbers(score) if (score := told.get(name)) else (None, None)
+                line |= {f"{name}_mean": mean, f"{name}_std": std}
             if writer is None:
                 writer = csv.DictWriter(buffer, list(line), lineterminator="\n")
                 writer.writeheader()
@@ -150,14 +151,6 @@ def _filled(table: Table) -> Iterator[tuple[list[str], list[list[str]]]]:
     yield results(table)
     if table.aggregates:
         yield aggregates(table)
-
-
-def _published(result: Result, index: int, table: Table) -> str:
-    score = result.published(table.sources[index])
-    if score is None:
-        return ""
-    mean, std = score  # as many decimals as were published
-    return f"{mean:g}" if std is None else f"{mean:g} ± {std:g}"
 
 
 def _totals(aggregate: Aggregate, table: Table) -> list[float | None]:
