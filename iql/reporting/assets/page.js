@@ -128,7 +128,8 @@
     const plot = document.createElement("div");
     plot.className = "chart";
     plot.tabIndex = 0;
-    plot.setAttribute("role", "img");
+    plot.setAttribute("role", "group");
+    plot.setAttribute("aria-roledescription", "chart");
     plot.setAttribute("aria-label", chart.alternative);
     figure.append(caption, plot, tools(chart, plot), asTable(chart));
     plot.addEventListener("keydown", (event) => move(event, plot));
@@ -220,7 +221,7 @@
       const holder = document.createElement("div");
       holder.className = "scroll";
       holder.tabIndex = 0;
-      holder.setAttribute("role", "region");
+      holder.setAttribute("role", "group");
       holder.setAttribute("aria-label", `${chart.title}, as a table`);
       holder.append(chart.data[0].type === "heatmap" ? gridTable(chart) : lineTable(chart));
       details.append(holder);
@@ -233,7 +234,7 @@
       const row = document.createElement("tr");
       cells.forEach((content, index) => {
         const cell = document.createElement(header || index === 0 ? "th" : "td");
-        cell.scope = header ? "col" : index === 0 ? "row" : undefined;
+        if (header || index === 0) cell.scope = header ? "col" : "row";
         cell.textContent = content ?? "";
         row.append(cell);
       });
@@ -254,7 +255,8 @@
   }
   function gridTable(chart) {
     const [trace] = chart.data;
-    return table(["", ...trace.x], trace.y.map((name, index) => [name, ...trace.text[index]]));
+    const { xaxis, yaxis } = chart.layout;
+    return table([`${yaxis.title.text}, ${xaxis.title.text}`, ...trace.x], trace.y.map((name, index) => [name, ...trace.text[index]]));
   }
 
   charts.forEach((chart, index) => {
