@@ -37,22 +37,18 @@ class Perceptron:
 
 @dataclass(frozen=True)
 class Module:
-    """The mean of a user's own policy, one member's torch module; whoever unpickles it imports torch.
+    """The mean of a user's own policy, one member's (networks.Single); whoever unpickles it imports torch.
 
-    lead  whether the module takes and gives a leading member axis, of size 1
-    The rest is Perceptron's.
+    mean, std are Perceptron's.
     """
 
     module: Any
-    lead: bool
     mean: np.ndarray
     std: np.ndarray
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         import torch
 
-        inputs = torch.from_numpy((observations - self.mean) / self.std)
-        self.module.eval()
         with torch.no_grad():
-            mean, _ = self.module(inputs[None] if self.lead else inputs)
-        return (mean[0] if self.lead else mean).clamp(-1, 1).numpy()
+            mean, _ = self.module(torch.from_numpy((observations - self.mean) / self.std))
+        return mean.clamp(-1, 1).numpy()

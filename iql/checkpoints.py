@@ -41,7 +41,9 @@ def read(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     header = _HEADER.match(content)
     if header is None:
-        raise Damaged("it is empty" if not content else "it does not begin like a checkpoint")
+        newer = content.startswith(b"iql-checkpoint ") and not content.startswith(b"iql-checkpoint 1 ")
+        what = "it is from a newer iql: update iql" if newer else "it does not begin like a checkpoint"
+        raise Damaged(what if content else "it is empty")
     body = memoryview(content)[header.end() :]
     if hashlib.sha256(body).hexdigest().encode() != header[1]:
         raise Damaged("its content does not match its SHA-256")

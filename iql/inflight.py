@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from iql.acting import Module, Perceptron
 from iql.draws import key
 from iql.evaluation import Episodes, joined
 from iql.metrics import Record
-from iql.networks import Lifted, Policy
+from iql.networks import Policy, Single
 from iql.players import Act, Players, pickled
 
 LOOK = 0.1
@@ -53,12 +52,7 @@ def actor(policy: nn.Module, weights: Weights, mean: np.ndarray, std: np.ndarray
         layers = range(len(policy.net.kernels))
         kernels, biases = ([weights[f"net.{part}.{n}"].numpy() for n in layers] for part in ("kernels", "biases"))
         return Perceptron(kernels, biases, policy.squash, mean, std)
-    template = policy._template[0] if isinstance(policy, Lifted) else policy
-    lead = template is policy
-    module = copy.deepcopy(template).requires_grad_(False).cpu()
-    for parameter, saved in zip(module.parameters(), weights.values(), strict=True):
-        parameter.data = saved[None] if lead else saved
-    return Module(module, lead, mean, std)
+    return Module(Single(policy, weights), mean, std)
 
 
 class Flight:

@@ -5,7 +5,8 @@ A network of a user's own is written for one run and lifted over the members by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -203,6 +204,27 @@ class Lifted(nn.Module):
             for place in places
         ]
         return outputs[0] if self.copies == 1 else torch.stack(outputs)
+
+
+class Single(nn.Module):
+    """A policy with one member's weights, without the member axis: not trained any more, on the CPU.
+
+    policy   the pack's, of our own class or of a user's
+    weights  the member's parameters by name, without the member axis
+    """
+
+    def __init__(self, policy: nn.Module, weights: Mapping[str, Tensor]):
+        super().__init__()
+        template = policy._template[0] if isinstance(policy, Lifted) else policy
+        self.lead = template is policy
+        self.module = copy.deepcopy(template).requires_grad_(False).cpu().eval()
+        for parameter, saved in zip(self.module.parameters(), weights.values(), strict=True):
+            parameter.data = saved[None] if self.lead else saved
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+        """observations [B, observation_dim] → mean [B, action_dim]; log_std that broadcasts to it, or None."""
+        mean, log_std = self.module(observations[None] if self.lead else observations)
+        return (mean[0], None if log_std is None else log_std[0]) if self.lead else (mean, log_std)
 
 
 def _stack(outputs: list):

@@ -108,10 +108,17 @@ class Pack:
         for tracker in member.trackers:
             tracker.log(record)
 
-    def save(self, position: Position, evaluation: Callable[[int], dict[str, Any] | None], keep: int) -> None:
+    def save(
+        self,
+        position: Position,
+        evaluation: Callable[[int], dict[str, Any] | None],
+        inputs: Callable[[Run], dict[str, Any]],
+        keep: int,
+    ) -> None:
         """A checkpoint of every live member, then the pruning of all: a kill in between leaves one in common.
 
-        evaluation: what of the evaluation under way belongs to the member at a place.
+        evaluation: what of the evaluation under way belongs to the member at a place; inputs: what it takes to use
+        a run's policy.
         """
         update = self.learner.update_count
         for member, finite in zip(self.members, self.learner.finite(), strict=True):
@@ -124,6 +131,7 @@ class Pack:
                 "metrics_bytes": member.run.metrics.flush(sync=True),
                 "position": asdict(position),
                 "evaluation": evaluation(member.place),
+                **inputs(member.run),
             }
             checkpoints.write(checkpoints.path_of(member.run.checkpoints, update), state)
         for member in self.live:

@@ -27,6 +27,7 @@ from iql.signals import Stopped, StopSignals
 from iql.storage import replace_file
 from iql.tasks import Task
 from iql.tracking import Tracker
+from iql.trained import description
 from iql.transitions import Transitions
 
 BLOCK = 64
@@ -162,7 +163,15 @@ class Training:
             self._land(lambda: True)  # as in _log: a run ends here
         self.position.wall_seconds = self._wall()
         under_way = self.evaluations.state if self.evaluations is not None else lambda place: None
-        self.pack.save(self.position, under_way, self.settings["checkpoint"]["keep"])
+        self.pack.save(self.position, under_way, self._inputs, self.settings["checkpoint"]["keep"])
+
+    def _inputs(self, run: Run) -> dict[str, Any]:
+        """What it takes besides the weights to use a run's policy."""
+        return {
+            "policy": description(run.settings, self.task.observation_dim, self.task.action_dim),
+            "observation_mean": torch.from_numpy(self.observation_mean),
+            "observation_std": torch.from_numpy(self.observation_std),
+        }
 
     def _evaluation_due(self, update: int) -> bool:
         every = self.settings["evaluation"]["every"]
@@ -212,13 +221,9 @@ class Training:
             run = member.run
             self.pack.leases.check(run.directory)
             run.metrics.flush(sync=True)
-            networks = {
-                "update": update,
-                "networks": self.learner.network_state(member.place),
-                "observation_mean": torch.from_numpy(self.observation_mean),
-                "observation_std": torch.from_numpy(self.observation_std),
-            }
-            checkpoints.write(run.directory / "networks.ckpt", networks)
+            networks = self.learner.network_state(member.place)
+            state = {"update": update, "networks": networks, **self._inputs(run)}
+            checkpoints.write(run.directory / "networks.ckpt", state)
             success = None
             if maze is not None:
                 success = successes(maze, played[member.place])

@@ -1,0 +1,120 @@
+"""What training leaves of a run's networks, read back: from its directory or from one file of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iql import checkpoints
+from iql.errors import UserError
+from iql.storage import read_json
+
+FORMAT = 1
+"""Of networks.ckpt and of an exported .safetensors; a newer one is refused."""
+
+_OTHERS = {".onnx": "onnxruntime.InferenceSession(FILE)", ".pt2": "torch.export.load(FILE)"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The networks of one run at one update.
+
+    source      the file that they were read from
+    policy      what the policy is: description()
+    networks    {network: {parameter: tensor}}, without the member axis; of an exported policy that alone
+    mean, std   [observation_dim] float32: what observations are shifted and divided by
+    manifest    the run's; None for a file that has none beside it
+    """
+
+    source: Path
+    update: int
+    policy: dict[str, Any]
+    networks: dict[str, dict[str, Any]]
+    mean: np.ndarray
+    std: np.ndarray
+    manifest: dict[str, Any] | None
+
+
+def description(settings: dict[str, Any], observation_dim: int, action_dim: int) -> dict[str, Any]:
+    """All that it takes to make the policy again without the rest of its run; texts and numbers."""
+    return {
+        "format": FORMAT,
+        "task": settings["env"]["name"],
+        "seed": settings["seed"],
+        "network": settings["network"]["policy"],
+        "observation_dim": observation_dim,
+        "action_dim": action_dim,
+    }
+
+
+def read_trained(path: Path | str) -> Trained:
+    """The networks of a run directory (of an unfinished run its newest sound checkpoint) or of one of its files.
+
+    Raises UserError for whatever is no such thing, damaged, or from a newer version.
+    """
+    path = Path(path)
+    if path.suffix in _OTHERS:
+        raise UserError(f"{path}: is for other programs; open it with {_OTHERS[path.suffix]}")
+    if not path.exists():
+        raise UserError(f"{path}: no such run or file")
+    if path.is_file():
+        return _exported(path) if path.suffix == ".safetensors" else _final(path)
+    if (path / "networks.ckpt").is_file():
+        return _final(path / "networks.ckpt")
+    if not (path / "manifest.json").is_file():
+        raise UserError(f"{path}: not a run's directory, which are runs/SWEEP/TASK/CONFIGURATION/seed=N")
+    states, _ = checkpoints.sound(path / "checkpoints")
+    if not states:
+        raise UserError(f"{path}: has no checkpoint yet; the first comes with update checkpoint.every")
+    update, state = next(iter(states.items()))
+    return _of_state(checkpoints.path_of(path / "checkpoints", update), update, state, state["learner"], path)
+
+
+def _final(path: Path) -> Trained:
+    try:
+        state = checkpoints.read(path)
+    except checkpoints.Damaged as error:
+        raise UserError(f"{path}: {error}; a run's own is made again by the command that trained it") from error
+    if "learner" in state:
+        return _of_state(path, state["learner"]["update"], state, state["learner"], path.parent.parent)
+    return _of_state(path, state["update"], state, state, path.parent)
+
+
+def _of_state(path: Path, update: int, state: dict[str, Any], holder: dict[str, Any], directory: Path) -> Trained:
+    """holder: the part of the state that has the networks."""
+    manifest = read_json(directory / "manifest.json")
+    networks, policy = holder["networks"], state.get("policy")
+    if policy is None and manifest is not None and "observation_mean" in state:  # before the file itself described it
+        actions = next(reversed(networks["policy"].values())).shape[-1]
+        policy = description(manifest["settings"], len(state["observation_mean"]), actions)
+    if policy is None:
+        raise UserError(f"{path}: from an older iql, does not say what its policy is; let its run go on to the end")
+    _check(policy, path)
+    mean, std = state["observation_mean"].numpy(), state["observation_std"].numpy()
+    return Trained(path, update, policy, networks, mean, std, manifest)
+
+
+def _exported(path: Path) -> Trained:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise UserError(f"{path}: needs the package safetensors: pip install -e '.[export]'") from error
+    try:
+        with safe_open(path, "pt") as file:
+            policy = json.loads((file.metadata() or {})["iql"])
+            _check(policy, path)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, which is no dictionary
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise UserError(f"{path}: damaged, or not exported by iql ({error})") from error
+    mean, std = (tensors.pop(name).numpy() for name in ("observation_mean", "observation_std"))
+    weights = {name: tensors[name] for name in policy["parameters"]}
+    return Trained(path, policy["update"], policy, {"policy": weights}, mean, std, None)
+
+
+def _check(policy: dict[str, Any], path: Path) -> None:
+    if policy["format"] > FORMAT:
+        raise UserError(f"{path}: from a newer iql (format {policy['format']}, this one reads {FORMAT}); update iql")
