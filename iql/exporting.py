@@ -25,7 +25,7 @@ _PROBES = 256
 
 
 class Outputs(nn.Module):
-    """observations [B, observation_dim] → action (the mean within ±1), mean and a Gaussian's log_std, [B, action_dim]."""
+    """Observations [B, observation_dim] → action (the mean within ±1), mean, a Gaussian's log_std, [B, action_dim]."""
 
     def __init__(self, policy: TrainedPolicy):
         super().__init__()

@@ -25,14 +25,17 @@ LOOK = 0.1
 Weights = dict[str, torch.Tensor]
 
 
-def episode_seeds(seed: int, update: int, episodes: int, run_seeded: bool = False) -> list[int]:
+def episode_seeds(
+    seed: int, update: int, episodes: int, run_seeded: bool = False, again: int | None = None
+) -> list[int]:
     """The environment seeds of one evaluation, each below 2³¹.
 
     With `run_seeded` the bits from 31 up hold a number of the run's own, never 0, for what all its episodes
-    share (antmaze v0's goal).
+    share (antmaze v0's goal). again: other episodes than training's, the same for every run and update.
     """
     shared = (1 + key(seed, "evaluation") % (1 << 31)) << 31 if run_seeded else 0
-    return [shared + key(seed, f"evaluation/{update}/{episode}") % (1 << 31) for episode in range(episodes)]
+    which = (seed, f"evaluation/{update}") if again is None else (again, "again")
+    return [shared + key(which[0], f"{which[1]}/{episode}") % (1 << 31) for episode in range(episodes)]
 
 
 def policy_weights(policy: nn.Module, place: int) -> Weights:

@@ -56,8 +56,8 @@ def model_card(policy: TrainedPolicy, run: Path, files: list[Path]) -> str:
         "",
         f"A policy trained offline with Implicit Q-Learning (Kostrikov et al. 2021) for {policy.update:,} updates"
         + ("." if summary else f" of {settings['updates']:,}: its run has not ended."),
-        f"It takes observations of {policy.observation_dim} entries and gives actions of {policy.action_dim} within ±1; "
-        "normalisation of observations and bounds of actions are inside.",
+        f"Observations have {policy.observation_dim} entries, actions {policy.action_dim} within ±1. "
+        "Normalisation of observations and bounds of actions are inside.",
         "",
         "## Use",
         "",
@@ -142,10 +142,10 @@ def _over_seeds(run: Path, seed: int) -> Result | None:
 
 def _licence(env: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
     """Hugging Face's name and words for the licence of what the policy was trained on."""
-    if facts.get("custom"):
-        return "unknown", "unknown here: it is the user's own"
     if "dataset" in env:
         return "unknown", f"that of Minari's {env['dataset']}: see its metadata"
+    if facts.get("custom"):
+        return "unknown", "unknown here: it is the user's own"
     if env.get("url"):
         return "cc-by-4.0", "CC BY 4.0 (D4RL, Fu et al. 2020)"
     return "mit", "none: made by this project's own controller"

@@ -133,7 +133,7 @@ def step_seconds(task: Task, act: Act, seeds: Sequence[int]) -> float:
     """
     envs = task.make_envs(min(CHUNK, len(seeds)))
     began = time.perf_counter()
-    steps = sum(int(_play_chunk(act, envs, chunk, False).lengths.sum()) for chunk in _chunks(seeds))
+    steps = sum(int(play_chunk(act, envs, chunk, False).lengths.sum()) for chunk in _chunks(seeds))
     taken = time.perf_counter() - began
     envs.close()
     return taken / steps
@@ -254,12 +254,13 @@ def _ready() -> None:
 
 def _play(act: bytes, seeds: Sequence[int], keep_observations: bool) -> Episodes:
     try:
-        return _play_chunk(pickle.loads(act), _envs(), seeds, keep_observations)
+        return play_chunk(pickle.loads(act), _envs(), seeds, keep_observations)
     except Exception as error:
         raise _portable(error) from error
 
 
-def _play_chunk(act: Act, envs: VectorEnv, seeds: Sequence[int], keep_observations: bool) -> Episodes:
+def play_chunk(act: Act, envs: VectorEnv, seeds: Sequence[int], keep_observations: bool) -> Episodes:
+    """At most CHUNK episodes as a player plays them, in this process; act takes batches [CHUNK, …]."""
     batch = np.zeros((CHUNK, *(envs.single_observation_space.shape or ())), np.float32)
 
     def padded(rows: np.ndarray) -> np.ndarray:

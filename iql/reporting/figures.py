@@ -9,7 +9,7 @@ import textwrap
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -63,17 +63,21 @@ def value_map(directory: Path | str) -> Path | None:
     if not source.exists():
         return None
     try:
-        with np.load(source, allow_pickle=False) as arrays:
-            maze = {name: arrays[name] for name in ("values", "extent", "walls", "goal", "paths")}
-            success = arrays["success"].astype(bool)
+        return draw_value_map(source, _title(directory), directory / "map.png")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{source} is damaged ({error}): delete it and run the training command again") from error
 
+
+def draw_value_map(source: Path | BinaryIO, title: str, path: Path) -> Path:
+    """Draws V and the paths of rollouts (records.value_map) to `path`, a PNG file, and returns it."""
+    with np.load(source, allow_pickle=False) as arrays:
+        maze = {name: arrays[name] for name in ("values", "extent", "walls", "goal", "paths")}
+        success = arrays["success"].astype(bool)
     left, right, bottom, top = (float(edge) for edge in maze["extent"])
     width = 5.6 * (right - left) / (top - bottom) + 1.0  # of the map and its colour bar, in inches
     figure = _figure(min(max(width, 4.5), 11.0), 6.2)
     axes = figure.subplots()
-    figure.suptitle(_title(directory), x=0.02, ha="left", color=INK, fontsize=11)
+    figure.suptitle(title, x=0.02, ha="left", color=INK, fontsize=11)
     _draw_walls(axes, maze["walls"], (left, right, bottom, top))
     image = axes.imshow(
         np.ma.masked_invalid(maze["values"].T),
@@ -97,7 +101,7 @@ def value_map(directory: Path | str) -> Path | None:
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label("V: expected discounted return")
     bar.outline.set_visible(False)
-    return _save(figure, directory / "map.png")
+    return _save(figure, path)
 
 
 def _draw_scores(axes: Axes, evaluations: list[Record]) -> None:
@@ -203,7 +207,8 @@ def _save(figure: Figure, path: Path) -> Path:
 
 def _title(directory: Path) -> str:
     """Task, configuration and seed, which a run's path is made of; lines of what a figure's width takes."""
-    return "\n".join(textwrap.wrap("  ·  ".join(directory.resolve().parts[-3:]), 75))
+    parts = (part.replace(",", ", ") for part in directory.resolve().parts[-3:])
+    return "\n".join(textwrap.wrap("  ·  ".join(parts), 75))
 
 
 def _thousands(value: float) -> str:

@@ -1,0 +1,185 @@
+"""How well a trained policy does: episodes beyond those of its training, a video, a picture, a file.
+
+python scripts/evaluate.py RUN                                   # 100 episodes: score with its 95 % interval
+python scripts/evaluate.py RUN --episodes 20 --video rollout.mp4
+python scripts/evaluate.py RUN --picture paths.png               # mazes: the ways taken, over V
+python scripts/evaluate.py RUN --save scores.json
+
+RUN is a run's directory; of one under way the newest checkpoint is taken. Episodes are played with the mean action
+and seeds of their own: the same --seed is the same episodes for every policy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from iql import complaints
+from iql.errors import UserError
+from iql.rendering import choose_backend, film
+from iql.reporting import statistics
+from iql.storage import write_json
+from iql.trained import Trained, read_trained
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's directory")
+    parser.add_argument("--episodes", type=int, default=100, metavar="N", help="(default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes (default 0)")
+    parser.add_argument("--workers", type=int, help="processes that play (default: one a core)")
+    parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="film the first episodes")
+    parser.add_argument("--filmed", type=int, default=3, metavar="N", help="how many, at most 5 (default 3)")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="in mazes: the ways taken, over V")
+    parser.add_argument("--save", type=Path, metavar="FILE.json", help="every episode's return, length and seed")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        check(options)
+        evaluate(options)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if (line := complaints.problem(error)) is None:
+            raise
+        print(f"evaluate.py: {line}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises UserError for what is wrong with the options, before anything is played."""
+    for name, least in (("episodes", 1), ("workers", 1), ("filmed", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}: must be at least {least}")
+    for name, suffix in (("video", ".mp4"), ("picture", ".png"), ("save", ".json")):
+        file = getattr(options, name)
+        if file is not None and file.suffix != suffix:
+            raise UserError(f"--{name} {file}: must end in {suffix}")
+        if file is not None and not file.parent.is_dir():
+            raise UserError(f"--{name} {file}: there is no folder {file.parent}; make it first")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Play, print, and write what was asked for. Raises UserError."""
+    trained = read_trained(options.run)
+    if trained.manifest is None:
+        raise UserError(f"{options.run}: has no manifest.json beside it, which names its task; give a run's directory")
+    settings = trained.manifest["settings"]
+    if options.video is not None:
+        choose_backend()  # before mujoco is imported, with the task
+
+    from iql.catalogue import task as make_task
+    from iql.records import successes
+    from iql.rollouts import act_of, play, seeds_of
+
+    task = make_task(settings["env"])
+    if options.picture is not None and task.maze is None:
+        raise UserError(f"--picture: {task.name} is no maze; --video FILE.mp4 films it")
+    seeds = seeds_of(trained, task, options.seed, options.episodes)
+    if options.video is not None:  # first, for what it may be refused for
+        filmed = film(task, act_of(trained), seeds, options.filmed, options.video)
+    keep = task.maze is not None and (options.picture is not None or task.maze.dense)
+    episodes = play(trained, task, seeds, options.workers, keep)
+    if options.video is not None and not np.array_equal(filmed, episodes.returns[: len(filmed)]):
+        raise AssertionError(f"filmed episodes return {filmed}, played ones {episodes.returns[: len(filmed)]}")
+    scores = task.score(episodes.returns)
+    reached = successes(task.maze, episodes) if task.maze is not None else None
+    facts = task.simulator_facts() if hasattr(task, "simulator_facts") else task.facts()
+    plain = trained.manifest["facts"].get("scored") == "return"
+    tell(options, trained, scores, episodes, reached, facts, "return" if plain else "normalised score")
+    if options.picture is not None:
+        picture(options.picture, trained, task, episodes)
+        print(f"written: {options.picture}")
+    if options.video is not None:
+        print(f"written: {options.video}, {len(filmed)} episodes")
+    if options.save is not None:
+        save(options, trained, scores, episodes, reached, facts, seeds)
+        print(f"written: {options.save}")
+
+
+def tell(
+    options: argparse.Namespace,
+    trained: Trained,
+    scores: np.ndarray,
+    episodes: Any,
+    reached: np.ndarray | None,
+    facts: dict[str, Any],
+    measure: str,
+) -> None:
+    """Print the score with its interval and what stands behind it."""
+    mujoco = f" on mujoco {facts['mujoco']}" if facts.get("mujoco") else ""
+    print(f"{trained.policy['task']}, seed {trained.policy['seed']}, update {trained.update:,}")
+    print(f"{len(scores)} episodes with the mean action, seed {options.seed}; {facts.get('physics')} physics{mujoco}")
+    print(f"{measure:<18} {scores.mean():.1f} {interval(scores)}  (± {scores.std():.1f} over episodes)")
+    if measure != "return":
+        returns = episodes.returns
+        print(f"{'return':<18} {returns.mean():.2f} {interval(returns, 2)}  {returns.min():.2f} to {returns.max():.2f}")
+    if reached is not None:
+        share = 100.0 * reached
+        print(f"{'goal reached':<18} {share.mean():.0f} % {interval(share, 0)}")
+    print(f"{'length':<18} {episodes.lengths.mean():.0f}, {episodes.lengths.min()} to {episodes.lengths.max()}")
+    if len(scores) == 1:
+        print("one episode, so no interval")
+    else:
+        print("In brackets: 95 % bootstrap interval of the mean over episodes; other training seeds vary more.")
+
+
+def interval(values: np.ndarray, digits: int = 1) -> str:
+    """[low, high] of the mean; nothing for one value."""
+    bounds = statistics.mean_interval(values)
+    return "" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
+
+
+def picture(path: Path, trained: Trained, task: Any, episodes: Any) -> None:
+    """The ways taken, over V."""
+    from iql.records import value_map
+    from iql.reporting.figures import draw_value_map
+    from iql.rollouts import values_of
+
+    title = f"{trained.policy['task']}  ·  seed {trained.policy['seed']}  ·  update {trained.update:,}"
+    draw_value_map(io.BytesIO(value_map(task.maze, values_of(trained), episodes)), title, path)
+
+
+def save(
+    options: argparse.Namespace,
+    trained: Trained,
+    scores: np.ndarray,
+    episodes: Any,
+    reached: np.ndarray | None,
+    facts: dict[str, Any],
+    seeds: list[int],
+) -> None:
+    """Everything that was measured, as JSON."""
+    bounds = statistics.mean_interval(scores)
+    content = {
+        "run": str(options.run.resolve()),
+        "task": trained.policy["task"],
+        "update": trained.update,
+        "action": "mean",
+        "episodes": len(scores),
+        "seed": options.seed,
+        "physics": facts.get("physics"),
+        "mujoco": facts.get("mujoco"),
+        "score": float(scores.mean()),
+        "score_interval": None if bounds is None else list(bounds),
+        "scores": scores.tolist(),
+        "returns": episodes.returns.tolist(),
+        "lengths": episodes.lengths.tolist(),
+        "reached": None if reached is None else reached.tolist(),
+        "seeds": seeds,
+    }
+    write_json(options.save, content)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
