@@ -73,7 +73,7 @@ def train(members: list[Settings], defaults: Settings, overrides: list[list[str]
     for pack in packs_of(runs):
         train_pack(pack, task, data)
     for run in runs:
-        if run.summary is not None and not (run.directory / "curve.png").exists():
+        if run.summary is not None and not (run.directory / "curve.png").exists():  # killed before it was drawn
             figures.value_map(run.directory)
             figures.learning_curve(run.directory)
     return conclude(runs, task)
@@ -86,6 +86,7 @@ def train_pack(runs: list[Any], task: Any, data: Any) -> None:
     from iql.devices import check_memory, choose, cores, set_precision
     from iql.networks import build
     from iql.packs import code_path
+    from iql.reporting import figures
     from iql.training import Training
 
     settings = [run.settings for run in runs]
@@ -134,7 +135,7 @@ def train_pack(runs: list[Any], task: Any, data: Any) -> None:
     )
     learner.take_path(path, shared["batch_size"], threads)
     trackers = [[instantiate(node) for node in each["tracker"].values()] for each in settings]
-    Training(runs=runs, trackers=trackers, learner=learner, task=task, data=data).run()
+    Training(runs=runs, trackers=trackers, learner=learner, task=task, data=data, draw=figures.draw).run()
 
 
 def conclude(runs: list[Any], task: Any) -> float | None:

@@ -17,7 +17,7 @@ from iql.metrics import Record
 from iql.provenance import differences, this_life
 from iql.runs import Run
 from iql.storage import remove_temporaries
-from iql.tracking import RunInfo, Tracker
+from iql.tracking import Leavings, RunInfo, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -148,9 +148,11 @@ class Pack:
         log.error("%s stops at update %d: %s; its last checkpoint is kept", member.run.id, update, reason)
         self.close(member, None, exit_code=1)
 
-    def close(self, member: Member, summary: Record | None, exit_code: int) -> None:
+    def close(self, member: Member, summary: Record | None, exit_code: int, leavings: Leavings | None = None) -> None:
         """End a member's trackers; doing so again does nothing."""
         for tracker in member.trackers:
+            if leavings is not None and hasattr(tracker, "attach"):
+                tracker.attach(leavings)
             tracker.finish(summary, exit_code)
         member.trackers = []
 
@@ -202,7 +204,7 @@ class Pack:
             group=run.group,
             job_type=run.env,
             tags=(run.env, run.settings["sweep"]["name"]),
-            config=run.settings,
+            config=run.tracked_settings,
             metrics=run.metrics.path,
             resumed=update > 0,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -124,7 +125,7 @@ class Filmed(gymnasium.Wrapper):
         before = self._data.time
         outcome = super().step(action)
         seconds = self._data.time - before
-        every = max(1, round(1 / (seconds * MOST_FRAMES)))
+        every = math.ceil(1 / (seconds * MOST_FRAMES))
         if self._steps % every == 0:
             self._film.add(self.frame(), seconds * every)
         self._steps += 1

@@ -13,6 +13,7 @@ from iql import checkpoints
 from iql.config import Settings, flatten
 from iql.metrics import MetricsFile
 from iql.provenance import git_state, package_versions
+from iql.schema import SETTINGS_ONLY
 from iql.storage import read_json, write_json
 
 FORMAT = 1
@@ -105,6 +106,15 @@ class Run:
         """What the seeds of this configuration share, short enough for a tracker."""
         whole = f"{self.env}/{self.configuration}"
         return whole if len(whole) <= GROUP_LENGTH else f"{whole[: GROUP_LENGTH - 9]}-{whole[-8:]}"
+
+    @property
+    def tracked_settings(self) -> dict[str, Any]:
+        """What a tracker shows and filters by: the settings, without those that only other settings read."""
+        settings = {
+            name: node for name, node in self.settings.items() if name not in ("tracker", "checkpoint", "sweep")
+        }
+        env = {name: value for name, value in settings["env"].items() if name not in SETTINGS_ONLY["env"]}
+        return {**settings, "env": env, "sweep": self.settings["sweep"]["name"], "configuration": self.configuration}
 
     @property
     def summary(self) -> dict[str, Any] | None:

@@ -144,6 +144,7 @@ class WandbTracker(Target):
     entity: str | None
     mode: Literal["auto", "online", "offline", "disabled"]
     init_timeout: Positive
+    artifact: bool
 
 
 class Network(Node):

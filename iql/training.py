@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from iql.runs import Run
 from iql.signals import Stopped, StopSignals
 from iql.storage import replace_file
 from iql.tasks import Task
-from iql.tracking import Tracker
+from iql.tracking import Leavings, Tracker
 from iql.trained import description
 from iql.transitions import Transitions
 
@@ -35,7 +36,7 @@ BLOCK = 64
 
 
 class Training:
-    """One pack on one device, from its directories' state to its end."""
+    """One pack on one device, from its directories' state to its end; `draw` makes a finished run's pictures."""
 
     def __init__(
         self,
@@ -45,11 +46,13 @@ class Training:
         learner: IQL,
         task: Task,
         data: Transitions,
+        draw: Callable[[Path], dict[str, Path]],
     ):
         self.settings = runs[0].settings
         self.runs, self.trackers = list(runs), list(trackers)
         self.learner = learner
         self.task = task
+        self.draw = draw
         self.observation_mean, self.observation_std = data.observation_mean, data.observation_std
         self.batches = Batches(data, [run.seed for run in runs], self.settings["batch_size"], learner.device)
         if self.settings["evaluation"]["every"] is not None:
@@ -217,6 +220,7 @@ class Training:
             if landed is None:
                 raise Stopped(self.signals.received or 0, update)
             played = landed[1]
+        finished = []
         for member in self.pack.live:
             run = member.run
             self.pack.leases.check(run.directory)
@@ -232,7 +236,10 @@ class Training:
             outcome = self._summary(run, success)
             self.pack.leases.check(run.directory)
             run.finish(outcome)
-            self.pack.close(member, outcome, exit_code=0)
+            finished.append((member, outcome))
+        for member, outcome in finished:
+            leavings = Leavings(self.draw(member.run.directory), member.run.directory / "networks.ckpt")
+            self.pack.close(member, outcome, 0, leavings)
 
     def _values(self, place: int) -> Callable[[np.ndarray], np.ndarray]:
         """The member's V of observations [G, observation_dim]."""

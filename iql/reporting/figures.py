@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
+
 DPI = 150
 RIM = 0.3  # of a cell
 INK = "#24292f"
@@ -28,6 +30,20 @@ FAINT = "#8b949e"
 # Okabe and Ito's palette: told apart by the colour-blind too.
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 LOSSES = {"value_loss": ("value", GREEN), "q_loss": ("Q", ORANGE), "policy_loss": ("policy", RED)}
+
+
+def draw(directory: Path | str) -> dict[str, Path]:
+    """Draws what a finished run has to show and returns it by name; what cannot be drawn is told of and left out."""
+    drawn = {}
+    for name, picture in (("map", value_map), ("curve", learning_curve)):
+        try:
+            path = picture(directory)
+        except (UserError, OSError) as error:
+            log.warning("%s: no %s.png (%s)", directory, name, error)
+            continue
+        if path is not None:
+            drawn[name] = path
+    return drawn
 
 
 def learning_curve(directory: Path | str) -> Path:

@@ -35,8 +35,19 @@ class RunInfo:
     resumed: bool
 
 
+@dataclass(frozen=True)
+class Leavings:
+    """What a finished run leaves besides its summary: pictures (PNG files) by name, and its final networks."""
+
+    pictures: dict[str, Path]
+    networks: Path
+
+
 class Tracker(Protocol):
-    """A mirror of metrics.jsonl. None of these raises, and none waits for a network while training."""
+    """A mirror of metrics.jsonl. None of these raises, and none waits for a network while training.
+
+    A tracker may also have `attach(leavings: Leavings)`, called before `finish` of a run that is done.
+    """
 
     def start(self, info: RunInfo) -> None:
         """Opens the mirror and, for a resumed run, brings it up to `info.metrics`."""

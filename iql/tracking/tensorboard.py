@@ -10,7 +10,7 @@ import time
 from typing import Any, BinaryIO
 
 from iql.metrics import Record, read_records
-from iql.tracking.run import RunInfo, one_line, scalars
+from iql.tracking.run import Leavings, RunInfo, one_line, scalars
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ class TensorBoardTracker:
     def __init__(self) -> None:
         self._file: BinaryIO | None = None
         self._writer: Any = None
+        self._update = 0  # the last one written
 
     def start(self, info: RunInfo) -> None:
         """Writes the folder anew: what an earlier life wrote comes from `info.metrics`, once."""
@@ -60,6 +61,23 @@ class TensorBoardTracker:
         except Exception as error:
             self._give_up(error)
 
+    def attach(self, leavings: Leavings) -> None:
+        """Shows the pictures."""
+        if self._file is None:
+            return
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            for name, path in leavings.pictures.items():
+                image = Summary.Image(encoded_image_string=path.read_bytes(), colorspace=4)
+                summary = Summary(value=[Summary.Value(tag=name, image=image)])
+                event = Event(wall_time=time.time(), step=self._update, summary=summary)
+                self._writer.write(event.SerializeToString())
+            self._file.flush()
+        except Exception as error:
+            self._give_up(error)
+
     def finish(self, summary: Record | None, exit_code: int = 0) -> None:
         """Closes the file. Event files hold no summary: that is summary.json."""
         if self._file is None:
@@ -77,6 +95,7 @@ class TensorBoardTracker:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record).items()]
         event = Event(wall_time=time.time(), step=record["update"], summary=Summary(value=values))
         self._writer.write(event.SerializeToString())
+        self._update = record["update"]
 
     def _give_up(self, error: Exception) -> None:
         file, self._file = self._file, None

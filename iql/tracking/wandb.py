@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from iql.metrics import Record, read_records
-from iql.tracking.run import RunInfo, one_line, scalars
+from iql.storage import replace_file
+from iql.tracking.run import Leavings, RunInfo, one_line, scalars
 from iql.tracking.wandb_service import resolve_mode, start_service
 
 log = logging.getLogger(__name__)
@@ -50,15 +51,22 @@ class WandbTracker:
     mode             auto (online where there is a key, else offline), online, offline or disabled;
                      WANDB_MODE wins
     init_timeout     seconds of the process's one attempt to go online
+    artifact         whether the final networks are kept with W&B too, as an artifact of type model
     """
 
     def __init__(
-        self, project: str = "iql", entity: str | None = None, mode: str = "auto", init_timeout: float = 10.0
+        self,
+        project: str = "iql",
+        entity: str | None = None,
+        mode: str = "auto",
+        init_timeout: float = 10.0,
+        artifact: bool = False,
     ) -> None:
         self._project = os.environ.get("WANDB_PROJECT") or project
         self._entity = os.environ.get("WANDB_ENTITY") or entity
         self._mode = os.environ.get("WANDB_MODE") or mode
         self._init_timeout = init_timeout
+        self._artifact = artifact
         self._run: Any = None
         self._first = 0  # updates before this one are W&B's already
         self._step = -1  # the last step given to W&B
@@ -92,13 +100,30 @@ class WandbTracker:
         except Exception as error:
             self._give_up(error)
 
-    def finish(self, summary: Record | None, exit_code: int = 0) -> None:
-        """Adds `summary` to the run's and closes it; an upload may take FINISH_SECONDS."""
+    def attach(self, leavings: Leavings) -> None:
+        """Shows the pictures beside the last record and, if asked for, keeps the networks as an artifact."""
         if self._run is None:
             return
         try:
-            if summary:
-                self._run.summary.update(summary)
+            import wandb
+
+            images = {name: wandb.Image(str(path)) for name, path in leavings.pictures.items()}
+            if images:
+                self._run.log({**images, "update": self._update}, step=max(self._step, 0))
+            if self._artifact:
+                artifact = wandb.Artifact(f"policy-{self._run.id}", "model", metadata={"update": self._update})
+                artifact.add_file(str(leavings.networks))
+                self._run.log_artifact(artifact)
+        except Exception as error:
+            log.warning("W&B has no pictures or artifact of %s (%s)", leavings.networks.parent, one_line(error))
+
+    def finish(self, summary: Record | None, exit_code: int = 0) -> None:
+        """Adds the numbers and texts of `summary` to the run's and closes it; an upload may take FINISH_SECONDS."""
+        if self._run is None:
+            return
+        try:
+            if summary:  # lists stay in summary.json: a table of runs cannot show them
+                self._run.summary.update({key: value for key, value in summary.items() if not isinstance(value, list)})
             self._close(exit_code)
         except Exception as error:
             self._give_up(error)
@@ -129,11 +154,16 @@ class WandbTracker:
         if self._run is None:
             self._run = self._init(wandb, info, settings, "offline")
             _hint(level, reason, Path(self._run.settings.sync_dir))
+        else:
+            with contextlib.suppress(OSError):  # for reports, which link to it
+                replace_file(folder / "url", f"{self._run.url}\n".encode())
         SESSION.live += 1
         self._step = self._first - 1
+        self._run.define_metric("update", hidden=True)
         for section in ("train/*", "eval/*"):
             self._run.define_metric(section, step_metric="update")
-        self._run.define_metric("eval/score", step_metric="update", summary="max,last")
+        for score in ("eval/score", "eval/return_mean"):
+            self._run.define_metric(score, step_metric="update", summary="max,last")
 
     def _init(self, wandb: ModuleType, info: RunInfo, settings: Any, mode: str) -> Any:
         return wandb.init(
@@ -204,7 +234,8 @@ def _hint(level: int, reason: str, folder: Path) -> None:
     place = _shown(folder)
     log.log(
         level,
-        "W&B %s: recording offline; look at it with `wandb beta leet %s`, upload it with `wandb sync %s`",
+        "W&B %s: recording offline; look at it with `wandb beta leet %s`, upload it with `wandb sync %s` "
+        "(all runs of a sweep at once: docs/sweeps.md)",
         reason,
         place,
         place,
