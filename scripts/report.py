@@ -2,6 +2,7 @@
 
 python scripts/report.py runs/locomotion                              # tables in the terminal
 python scripts/report.py runs/locomotion --out report.html table.tex  # a page that needs no network, and a table
+python scripts/report.py runs/locomotion --out curves.svg             # every task's learning curves, for a paper
 python scripts/report.py runs/smoke --out report.html --watch         # kept current until every run has ended
 
 Reads run directories alone: finished, running and failed ones. Folders may be runs, sweeps or whatever holds them.
@@ -27,15 +28,18 @@ from iql.launching.ledger import Ledger
 from iql.launching.standing import UNKNOWN, WAITING, Follower
 from iql.launching.tables import console
 from iql.reporting import tables
+from iql.reporting.images import image
 from iql.reporting.page import html
 from iql.reporting.reading import RUNNING, Reader
 from iql.reporting.results import Report, compile_report
 from iql.storage import replace_file
 
-FORMATS: dict[str, Callable[[Report], str]] = {
+FORMATS: dict[str, Callable[[Report], str | bytes]] = {
     ".md": tables.markdown,
     ".csv": tables.comma_separated,
     ".tex": tables.latex,
+    ".png": lambda report: image(report, "png"),
+    ".svg": lambda report: image(report, "svg"),
 }
 
 
@@ -44,7 +48,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="run directories, or folders of them")
-    parser.add_argument("--out", nargs="+", type=Path, default=[], metavar="FILE", help=".html, .md, .csv or .tex")
+    parser.add_argument("--out", nargs="+", type=Path, default=[], metavar="FILE", help=f".html, {', '.join(FORMATS)}")
     parser.add_argument("--watch", action="store_true", help="write it anew until every run has ended")
     parser.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks (default 30)")
     options = parser.parse_args()
@@ -100,7 +104,7 @@ def waiting(folders: list[Path]) -> bool:
 def write(report: Report, file: Path, refresh: float | None) -> None:
     """The report in the form that the file's name says, whole or not at all."""
     content = html(report, file, refresh) if file.suffix == ".html" else FORMATS[file.suffix](report)
-    replace_file(file, content.encode())
+    replace_file(file, content.encode() if isinstance(content, str) else content)
 
 
 if __name__ == "__main__":

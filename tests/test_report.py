@@ -16,6 +16,7 @@ import plotly.graph_objects
 import pytest
 from benchmark_reports import make_run
 from conftest import ROOT
+from matplotlib import image
 
 from iql.leases import Owner
 from iql.reporting import curves, tables
@@ -303,6 +304,17 @@ def test_markdown_and_latex(grid, tmp_path):
     assert tex.read_text().count(r"\begin{tabular}") == 2  # by task, and over tasks
     assert r"95 \%" in tex.read_text()
     assert r"\bottomrule" in tex.read_text()
+
+
+def test_images_for_a_paper(grid, tmp_path):
+    png, svg = tmp_path / "curves.png", tmp_path / "curves.svg"
+    report(grid, "--out", png, svg)
+    shown = image.imread(png)
+    assert shown.shape[1] == 1440  # two tasks side by side
+    assert shown[..., :3].std() > 0.05
+    assert "<svg" in svg.read_text()
+    bare = make_run(tmp_path / "bare", HOPPER, (*SHORT, "evaluation=none"), 0, [])
+    assert "no run has been evaluated yet" in report(bare, "--out", png, expected=1).stderr
 
 
 def test_the_page_holds_no_address_that_it_loads_from(grid, tmp_path):

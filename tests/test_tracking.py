@@ -12,16 +12,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
+from conftest import ROOT, SMALL
 
 from iql.metrics import read_records
 from iql.tracking import RunInfo, TensorBoardTracker
-
-REPOSITORY = Path(__file__).parents[1]
 
 # What each process under test starts with: two trackers and records to give them.
 PRELUDE = """
@@ -61,7 +61,7 @@ def process(tmp_path: Path):
         clean.update(HOME=str(tmp_path), NETRC=str(tmp_path / "netrc"), TEST_RUNS=str(tmp_path / "runs"))
         return subprocess.run(
             [*launcher, sys.executable, "-c", PRELUDE + code],
-            cwd=REPOSITORY,
+            cwd=ROOT,
             env={**clean, **environment},
             capture_output=True,
             text=True,
@@ -140,6 +140,63 @@ def test_two_runs_of_one_process_are_two_whole_offline_runs(process, tmp_path: P
         assert summary["eval/score"] == {"last": 30.0, "max": 50.0}
         assert summary["final_score"] == 12.5
         assert records[-1]["type"] == "exit"
+
+
+ATTACHED = """
+from iql.tracking import Leavings
+from matplotlib import image
+import numpy as np
+run = info("a")
+image.imsave(run.directory / "curve.png", np.zeros((4, 6, 3)))
+(run.directory / "networks.ckpt").write_bytes(b"weights")
+leavings = Leavings({"curve": run.directory / "curve.png"}, run.directory / "networks.ckpt")
+for tracker in (WandbTracker(artifact=True), TensorBoardTracker()):
+    tracker.start(run)
+    tracker.log(train(100))
+    tracker.log(evaluation(100))
+    tracker.attach(leavings)
+    tracker.finish({"final_score": 12.5, "final_returns": [1.0] * 100})
+"""
+
+
+def test_pictures_and_the_policy_are_shown_with_the_last_record(process, tmp_path: Path) -> None:
+    result = process(ATTACHED)
+    assert result.returncode == 0 and not warnings(result), result.stderr
+    records = wandb_records(tmp_path / "runs/a")
+    (row,) = history(records)
+    assert (row["update"], row["eval/score"], row["curve._type"]) == (100, 30.0, "image-file")
+    assert (offline_folder(tmp_path / "runs/a") / "files" / row["curve.path"]).stat().st_size == row["curve.size"]
+    (artifact,) = [record["artifact"] for record in records if record["type"] == "artifact"]
+    assert (artifact["name"], artifact["type"]) == ("policy-id-a", "model")
+    assert [entry["path"] for entry in artifact["manifest"]["contents"]] == ["networks.ckpt"]
+    assert "final_returns" not in json.dumps(records)  # a table of runs cannot show a list
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(tmp_path / "runs/a/tensorboard"))
+    accumulator.Reload()
+    (shown,) = accumulator.Images("curve")
+    assert (shown.step, shown.width, shown.height) == (100, 6, 4)
+
+
+def test_a_picture_that_is_gone_costs_a_line_and_nothing_else(process, tmp_path: Path) -> None:
+    result = process(ATTACHED.replace("image.imsave", "(lambda *_: None)"))
+    assert result.returncode == 0
+    assert len(warnings(result)) == 2, result.stderr
+    assert wandb_records(tmp_path / "runs/a")[-1]["exit"].get("exit_code", 0) == 0
+
+
+def test_metrics_are_drawn_over_updates_with_their_best(process, tmp_path: Path) -> None:
+    process(TWO_RUNS)
+    defined = {}
+    for record in wandb_records(tmp_path / "runs/a"):
+        if record["type"] == "metric":
+            metric = record["metric"]
+            defined[metric.get("name") or metric["glob_name"]] = metric
+    assert {name for name, metric in defined.items() if metric.get("step_metric") == "update"} == {
+        *("train/*", "eval/*", "eval/score", "eval/return_mean")
+    }
+    assert defined["update"]["options"]["hidden"]
+    assert defined["eval/score"]["summary"] == {"last": True, "max": True}
 
 
 def test_late_evaluation_keeps_its_update(process, tmp_path: Path) -> None:
@@ -345,6 +402,81 @@ def test_online_runs_and_their_resume(process, server: FakeServer, tmp_path: Pat
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert [row["_step"] for row in server.history["id-a"]] == [100, 200, 300, 400, 500]
     assert [row.get("eval/score") for row in server.history["id-a"]] == [None, 40.0, None, None, None]
+
+
+def test_a_packed_sweep_is_recorded_whole_and_one_command_uploads_it(
+    environment, server: FakeServer, tmp_path: Path
+) -> None:
+    """Six runs in two processes of three, offline; then what docs/sweeps.md says."""
+    grid = [
+        "algorithm.tau=0.7,0.9",
+        "seed=0,1,2",
+        "launcher.pack=3",
+        "sweep.name=packed",
+    ]
+    words = [word for word in SMALL if word != "tracker=none"] + grid
+    command = [sys.executable, str(ROOT / "sweep.py"), *words, f"runs={tmp_path}"]
+    submitted = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert "6 runs in 2 jobs of 3" in submitted.stdout, submitted.stdout + submitted.stderr
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("packed/*/*/*/wandb/offline-run-*/*.wandb"))) < 6 or unfinished(tmp_path):
+        assert time.monotonic() < deadline, "the sweep does not end"
+        time.sleep(0.5)
+    runs = sorted(path.parent for path in tmp_path.glob("packed/*/*/*/summary.json"))
+    expected = {}
+    for run in runs:
+        records = wandb_records(run)
+        rows = history(records)
+        numbers = [each for each in read_records(run / "metrics.jsonl")]
+        updates = sorted({record["update"] for record in numbers})
+        assert [(row["_step"], row["update"]) for row in rows] == [(update, update) for update in updates]
+        for record in numbers:
+            (row,) = [row for row in rows if row["update"] == record["update"]]
+            for key, value in record.items():
+                if isinstance(value, float):
+                    assert row[f"{record['kind']}/{key}"] == pytest.approx(value, rel=1e-12)
+        (opened,) = [record["run"] for record in records if record["type"] == "run"]
+        settings = json.loads((run / "manifest.json").read_text())["settings"]
+        config = opened["config"]["update"]
+        assert (config["seed"], config["algorithm"]["tau"]) == (settings["seed"], settings["algorithm"]["tau"])
+        assert (config["env"]["name"], config["sweep"]) == ("maze2d-umaze-made", "packed")
+        assert "recipe" not in config["env"]
+        assert opened["tags"] == ["maze2d-umaze-made", "packed"]
+        assert opened["job_type"] == "maze2d-umaze-made"
+        assert opened["run_group"].endswith(run.parent.name)
+        assert {"curve.path", "map.path"} <= rows[-1].keys()
+        told = [record["summary"].get("update", {}) for record in records if record["type"] == "summary"]
+        summary = {key: value for update in told for key, value in update.items()}
+        own = json.loads((run / "summary.json").read_text())
+        for key in ("score", "final_score", "last10_score", "best_score", "success_rate"):
+            assert summary[key] == pytest.approx(own[key])
+        expected[opened["run_id"]] = updates
+    groups = {record["run"]["run_group"] for run in runs for record in wandb_records(run) if record["type"] == "run"}
+    assert (len(expected), len(groups)) == (6, 2)
+    sync = f"{Path(sys.executable).parent}/wandb sync packed/*/*/*/wandb/offline-run-*"
+    synced = subprocess.run(
+        sync, shell=True, cwd=tmp_path, env={**environment, **server.environment, "HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert synced.returncode == 0, synced.stdout + synced.stderr
+    assert {name: [row["_step"] for row in rows] for name, rows in server.history.items()} == expected
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Run directories whose owner has not left them."""
+    return [
+        path
+        for path in folder.glob("packed/[!.]*/*/*")
+        if not (path / "curve.png").exists() or (path / "lease.json").exists()
+    ]
+
+
+def test_an_online_run_leaves_its_address_for_reports(process, server: FakeServer, tmp_path: Path) -> None:
+    process(TWO_RUNS, **server.environment)
+    address = (tmp_path / "runs/a/wandb/url").read_text()
+    assert re.fullmatch(r"http\S+/me/iql/runs/id-a\n", address)
+    process(TWO_RUNS.replace('"ab"', '"c"'), WANDB_MODE="offline")
+    assert not (tmp_path / "runs/c/wandb/url").exists()
 
 
 def test_offline_life_comes_online_whole(process, server: FakeServer, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def learning_curve(directory: Path | str) -> Path:
     """
     directory = Path(directory)
     train, evaluations = read_metrics(directory)
-    figure = _figure(7.0, 5.6)
+    figure = empty_figure(7.0, 5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2]})
     figure.suptitle(_title(directory), x=0.02, ha="left", color=INK, fontsize=11)
     manifest = read_json(directory / "manifest.json") or {}
@@ -63,7 +63,7 @@ def learning_curve(directory: Path | str) -> Path:
     _draw_scores(upper, evaluations)
     _draw_losses(lower, train)
     lower.set_xlabel("updates (gradient steps)")
-    lower.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    lower.xaxis.set_major_formatter(lambda value, _: thousands(value))
     last = max((record["update"] for record in train + evaluations), default=0)
     lower.set_xlim(0, max(last, 1))
     return _save(figure, directory / "curve.png")
@@ -91,7 +91,7 @@ def draw_value_map(source: Path | BinaryIO, title: str, path: Path) -> Path:
         success = arrays["success"].astype(bool)
     left, right, bottom, top = (float(edge) for edge in maze["extent"])
     width = 5.6 * (right - left) / (top - bottom) + 1.0  # of the map and its colour bar, in inches
-    figure = _figure(min(max(width, 4.5), 11.0), 6.2)
+    figure = empty_figure(min(max(width, 4.5), 11.0), 6.2)
     axes = figure.subplots()
     figure.suptitle(title, x=0.02, ha="left", color=INK, fontsize=11)
     _draw_walls(axes, maze["walls"], (left, right, bottom, top))
@@ -193,7 +193,7 @@ def _draw_paths(axes: Axes, paths: np.ndarray, success: np.ndarray, goal: np.nda
     legend.get_frame().set_linewidth(0)
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
     """An empty figure of its own canvas (inches): no pyplot, no window, no state between figures."""
     chatter = logging.getLogger("matplotlib")
     level = chatter.level
@@ -227,7 +227,8 @@ def _title(directory: Path) -> str:
     return "\n".join(textwrap.wrap("  ·  ".join(parts), 75))
 
 
-def _thousands(value: float) -> str:
+def thousands(value: float) -> str:
+    """1M, 20k, 500: a count in few characters."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"

@@ -66,11 +66,14 @@ class TensorBoardTracker:
         if self._file is None:
             return
         try:
+            from PIL import Image
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.compat.proto.summary_pb2 import Summary
 
             for name, path in leavings.pictures.items():
-                image = Summary.Image(encoded_image_string=path.read_bytes(), colorspace=4)
+                with Image.open(path) as picture:
+                    width, height = picture.size
+                image = Summary.Image(encoded_image_string=path.read_bytes(), colorspace=4, width=width, height=height)
                 summary = Summary(value=[Summary.Value(tag=name, image=image)])
                 event = Event(wall_time=time.time(), step=self._update, summary=summary)
                 self._writer.write(event.SerializeToString())

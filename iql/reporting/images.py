@@ -1,0 +1,70 @@
+"""A report's learning curves as one image for a paper, PNG or SVG."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+from iql.errors import UserError
+from iql.reporting.chart import Chart, Style
+from iql.reporting.curves import learning_curves
+from iql.reporting.figures import empty_figure, thousands
+from iql.reporting.results import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+COLUMNS = 3
+WIDTH, HEIGHT = 3.6, 2.6
+"""Of a task's curves, in inches."""
+
+DPI = 200
+_DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+
+
+def image(report: Report, form: str) -> bytes:
+    """Every task's learning curves with their bands, side by side; form: png or svg.
+
+    Raises UserError where nothing was evaluated.
+    """
+    style = Style(report)
+    charts = [chart for table in report.tables for chart in learning_curves(report, table, style)]
+    if not charts:
+        raise UserError("there are no learning curves to be drawn: no run has been evaluated yet")
+    columns = min(COLUMNS, len(charts))
+    rows = math.ceil(len(charts) / columns)
+    figure = empty_figure(WIDTH * columns, HEIGHT * rows + 0.5)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    lines: dict[str, Line2D] = {}
+    for place, chart in zip(places, charts, strict=False):
+        lines |= _draw(place, chart)
+    for place in places[len(charts) :]:
+        place.set_visible(False)
+    figure.legend(
+        list(lines.values()), list(lines), loc="outside lower center", ncols=min(4, len(lines)), frameon=False
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=DPI)
+    return buffer.getvalue()
+
+
+def _draw(axes: Axes, chart: Chart) -> dict[str, Line2D]:
+    """The chart's traces; returns its lines by configuration."""
+    lines: dict[str, Line2D] = {}
+    for trace in chart.data:
+        if trace.get("fill"):
+            axes.fill(trace["x"], trace["y"], color=trace["fillcolor"], lw=0)
+        else:
+            line = trace["line"]
+            (lines[trace["name"]],) = axes.plot(
+                trace["x"], trace["y"], color=line["color"], ls=_DASHES[line["dash"]], lw=1.3
+            )
+    axes.set_title(chart.title, fontsize=9)
+    axes.set_xlabel(chart.layout["xaxis"]["title"]["text"], fontsize=8)
+    axes.set_ylabel(chart.layout["yaxis"]["title"]["text"], fontsize=8)
+    axes.xaxis.set_major_formatter(lambda value, _: thousands(value))
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    return lines
