@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from ctypes.util import find_library
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -113,7 +114,21 @@ def frames(path: Path) -> list[np.ndarray]:
         return list(reader.iter_data())
 
 
-@pytest.mark.parametrize("backend", ["", "egl", "osmesa"])
+EGL, OSMESA = (find_library(name) is not None for name in ("EGL", "OSMesa"))
+drawn = pytest.mark.skipif(
+    not EGL and not OSMESA, reason="needs EGL or OSMesa (Debian: libegl1 libegl-mesa0, libosmesa6)"
+)
+
+
+@drawn
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "",
+        pytest.param("egl", marks=pytest.mark.skipif(not EGL, reason="needs EGL (Debian: libegl1 libegl-mesa0)")),
+        pytest.param("osmesa", marks=pytest.mark.skipif(not OSMESA, reason="needs OSMesa (Debian: libosmesa6)")),
+    ],
+)
 def test_a_video_of_the_first_episodes(run, tmp_path, backend):
     video = tmp_path / "rollout.mp4"
     environment = {"MUJOCO_GL": backend} if backend else {}
@@ -157,6 +172,7 @@ for name in {families!r}:
 """
 
 
+@drawn
 def test_every_family_is_drawn(tmp_path):
     code = ONE_FRAME.format(root=str(ROOT), families=FAMILIES)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250, cwd=tmp_path)
