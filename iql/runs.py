@@ -158,6 +158,7 @@ class Run:
         self.drop_leftovers()
 
     def drop_leftovers(self) -> None:
-        """Delete what a finished run no longer needs."""
-        (self.directory / "failed.json").unlink(missing_ok=True)
+        """Delete what a finished run no longer needs, the claim of a killed owner included."""
+        for name in ("failed.json", "lease.json"):
+            (self.directory / name).unlink(missing_ok=True)
         checkpoints.remove(self.checkpoints)
