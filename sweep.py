@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import sys
 from pathlib import Path
 
@@ -36,18 +35,9 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="show the plan and submit nothing")
     parser.add_argument("--retry", action="store_true", help="take up failed runs too")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        sweep(options.words, options.dry_run, options.retry)
-    except KeyboardInterrupt:
-        print("\nsweep.py: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if (line := complaints.problem(error)) is None:
-            raise
-        print(f"sweep.py: {line}", file=sys.stderr)
-        return 1
-    return 0
+    return complaints.exit_code_of(
+        lambda: sweep(options.words, options.dry_run, options.retry), "interrupted; the same command goes on"
+    )
 
 
 def sweep(words: list[str], dry_run: bool, retry: bool) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import logging
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -22,6 +25,27 @@ from pydantic.fields import FieldInfo
 from iql.errors import UserError
 from iql.schema import GROUPS, PLACES, SCHEMAS, Node, Run, Target, constructor_arguments
 from iql.storage import refusal
+
+
+def exit_code_of(command: Callable[[], object], interrupted: str = "") -> int:
+    """Run a command of a script; its exit code: 0, or 1 after one line for what a user can mend, or 130 for Ctrl-C.
+
+    interrupted: what to say of Ctrl-C. What nobody foresaw is raised.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    script = Path(sys.argv[0]).name
+    try:
+        command()
+    except KeyboardInterrupt:
+        if interrupted:
+            print(f"\n{script}: {interrupted}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if (line := problem(error)) is None:
+            raise
+        print(f"{script}: {line}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def problem(error: BaseException) -> str | None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from iql import complaints
 from iql.errors import UserError
+from iql.evaluation import Episodes
 from iql.rendering import choose_backend, film
 from iql.reporting import statistics
 from iql.storage import write_json
@@ -41,18 +42,7 @@ def main() -> int:
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="in mazes: the ways taken, over V")
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="every episode's return, length and seed")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        check(options)
-        evaluate(options)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if (line := complaints.problem(error)) is None:
-            raise
-        print(f"evaluate.py: {line}", file=sys.stderr)
-        return 1
-    return 0
+    return complaints.exit_code_of(lambda: evaluate(options))
 
 
 def check(options: argparse.Namespace) -> None:
@@ -69,12 +59,26 @@ def check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name} {file}: there is no folder {file.parent}; make it first")
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What was played and what came of it. scores, reached (None outside mazes) [E]; facts: of the simulator."""
+
+    trained: Trained
+    task: Any
+    seed: int
+    seeds: list[int]
+    episodes: Episodes
+    scores: np.ndarray
+    reached: np.ndarray | None
+    facts: dict[str, Any]
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Play, print, and write what was asked for. Raises UserError."""
+    check(options)
     trained = read_trained(options.run)
     if trained.manifest is None:
         raise UserError(f"{options.run}: has no manifest.json beside it, which names its task; give a run's directory")
-    settings = trained.manifest["settings"]
     if options.video is not None:
         choose_backend()  # before mujoco is imported, with the task
 
@@ -82,7 +86,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from iql.records import successes
     from iql.rollouts import act_of, play, seeds_of
 
-    task = make_task(settings["env"])
+    task = make_task(trained.manifest["settings"]["env"])
     if options.picture is not None and task.maze is None:
         raise UserError(f"--picture: {task.name} is no maze; --video FILE.mp4 films it")
     seeds = seeds_of(trained, task, options.seed, options.episodes)
@@ -95,37 +99,31 @@ def evaluate(options: argparse.Namespace) -> None:
     scores = task.score(episodes.returns)
     reached = successes(task.maze, episodes) if task.maze is not None else None
     facts = task.simulator_facts() if hasattr(task, "simulator_facts") else task.facts()
-    plain = trained.manifest["facts"].get("scored") == "return"
-    tell(options, trained, scores, episodes, reached, facts, "return" if plain else "normalised score")
+    outcome = Outcome(trained, task, options.seed, seeds, episodes, scores, reached, facts)
+    tell(outcome)
     if options.picture is not None:
-        picture(options.picture, trained, task, episodes)
-        print(f"written: {options.picture}")
-    if options.video is not None:
-        print(f"written: {options.video}, {len(filmed)} episodes")
+        picture(options.picture, outcome)
     if options.save is not None:
-        save(options, trained, scores, episodes, reached, facts, seeds)
-        print(f"written: {options.save}")
+        save(options.save, outcome)
+    for file in (options.video, options.picture, options.save):
+        if file is not None:
+            print(f"written: {file}")
 
 
-def tell(
-    options: argparse.Namespace,
-    trained: Trained,
-    scores: np.ndarray,
-    episodes: Any,
-    reached: np.ndarray | None,
-    facts: dict[str, Any],
-    measure: str,
-) -> None:
+def tell(outcome: Outcome) -> None:
     """Print the score with its interval and what stands behind it."""
+    trained, scores, episodes, facts = outcome.trained, outcome.scores, outcome.episodes, outcome.facts
     mujoco = f" on mujoco {facts['mujoco']}" if facts.get("mujoco") else ""
     print(f"{trained.policy['task']}, seed {trained.policy['seed']}, update {trained.update:,}")
-    print(f"{len(scores)} episodes with the mean action, seed {options.seed}; {facts.get('physics')} physics{mujoco}")
+    print(f"{len(scores)} episodes with the mean action, seed {outcome.seed}; {facts.get('physics')} physics{mujoco}")
+    plain = (trained.manifest or {})["facts"].get("scored") == "return"
+    measure = "return" if plain else "normalised score"
     print(f"{measure:<18} {scores.mean():.1f} {interval(scores)}  (± {scores.std():.1f} over episodes)")
-    if measure != "return":
+    if not plain:
         returns = episodes.returns
         print(f"{'return':<18} {returns.mean():.2f} {interval(returns, 2)}  {returns.min():.2f} to {returns.max():.2f}")
-    if reached is not None:
-        share = 100.0 * reached
+    if outcome.reached is not None:
+        share = 100.0 * outcome.reached
         print(f"{'goal reached':<18} {share.mean():.0f} % {interval(share, 0)}")
     print(f"{'length':<18} {episodes.lengths.mean():.0f}, {episodes.lengths.min()} to {episodes.lengths.max()}")
     if len(scores) == 1:
@@ -140,45 +138,39 @@ def interval(values: np.ndarray, digits: int = 1) -> str:
     return "" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
 
 
-def picture(path: Path, trained: Trained, task: Any, episodes: Any) -> None:
+def picture(path: Path, outcome: Outcome) -> None:
     """The ways taken, over V."""
     from iql.records import value_map
     from iql.reporting.figures import draw_value_map
     from iql.rollouts import values_of
 
+    trained = outcome.trained
     title = f"{trained.policy['task']}  ·  seed {trained.policy['seed']}  ·  update {trained.update:,}"
-    draw_value_map(io.BytesIO(value_map(task.maze, values_of(trained), episodes)), title, path)
+    content = value_map(outcome.task.maze, values_of(trained), outcome.episodes)
+    draw_value_map(io.BytesIO(content), title, path)
 
 
-def save(
-    options: argparse.Namespace,
-    trained: Trained,
-    scores: np.ndarray,
-    episodes: Any,
-    reached: np.ndarray | None,
-    facts: dict[str, Any],
-    seeds: list[int],
-) -> None:
+def save(path: Path, outcome: Outcome) -> None:
     """Everything that was measured, as JSON."""
-    bounds = statistics.mean_interval(scores)
+    bounds = statistics.mean_interval(outcome.scores)
     content = {
-        "run": str(options.run.resolve()),
-        "task": trained.policy["task"],
-        "update": trained.update,
+        "source": str(outcome.trained.source.resolve()),
+        "task": outcome.trained.policy["task"],
+        "update": outcome.trained.update,
         "action": "mean",
-        "episodes": len(scores),
-        "seed": options.seed,
-        "physics": facts.get("physics"),
-        "mujoco": facts.get("mujoco"),
-        "score": float(scores.mean()),
+        "episodes": len(outcome.scores),
+        "seed": outcome.seed,
+        "physics": outcome.facts.get("physics"),
+        "mujoco": outcome.facts.get("mujoco"),
+        "score": float(outcome.scores.mean()),
         "score_interval": None if bounds is None else list(bounds),
-        "scores": scores.tolist(),
-        "returns": episodes.returns.tolist(),
-        "lengths": episodes.lengths.tolist(),
-        "reached": None if reached is None else reached.tolist(),
-        "seeds": seeds,
+        "scores": outcome.scores.tolist(),
+        "returns": outcome.episodes.returns.tolist(),
+        "lengths": outcome.episodes.lengths.tolist(),
+        "reached": None if outcome.reached is None else outcome.reached.tolist(),
+        "seeds": outcome.seeds,
     }
-    write_json(options.save, content)
+    write_json(path, content)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ RUN is a run's directory. Each file is read back and compared with PyTorch befor
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -29,17 +28,7 @@ def main() -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's directory")
     parser.add_argument("--out", nargs="+", type=Path, required=True, metavar="FILE", help=", ".join(FORMATS))
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        write(options.run, options.out)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if (line := complaints.problem(error)) is None:
-            raise
-        print(f"export.py: {line}", file=sys.stderr)
-        return 1
-    return 0
+    return complaints.exit_code_of(lambda: write(options.run, options.out))
 
 
 def write(run: Path, files: list[Path]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -52,19 +51,13 @@ def main() -> int:
     parser.add_argument("--watch", action="store_true", help="write it anew until every run has ended")
     parser.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks (default 30)")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        check(options.out)
-        reader = Reader(options.folders)
-        watch(reader, options.out, options.every if options.watch else None)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if (line := complaints.problem(error)) is None:
-            raise
-        print(f"report.py: {line}", file=sys.stderr)
-        return 1
-    return 0
+    return complaints.exit_code_of(lambda: make(options))
+
+
+def make(options: argparse.Namespace) -> None:
+    """Report as the options say. Raises UserError."""
+    check(options.out)
+    watch(Reader(options.folders), options.out, options.every if options.watch else None)
 
 
 def check(files: list[Path]) -> None:

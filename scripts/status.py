@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -37,24 +36,19 @@ def main() -> int:
     parser.add_argument("--retry", action="store_true", help="submit the failed and the lost runs again, as they were")
     parser.add_argument("--cancel", action="store_true", help="take back what waits and stop what runs; all is saved")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        if not options.sweep.is_dir():
-            raise UserError(f"{options.sweep}: no such folder; a sweep's is runs/NAME")
-        ledger = Ledger(options.sweep)
-        if options.cancel:
-            cancel(ledger)
-        if options.retry:
-            retry(ledger)
-        watch(ledger, options.sweep, options.every if options.watch else None)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if (line := complaints.problem(error)) is None:
-            raise
-        print(f"status.py: {line}", file=sys.stderr)
-        return 1
-    return 0
+    return complaints.exit_code_of(lambda: follow(options))
+
+
+def follow(options: argparse.Namespace) -> None:
+    """Cancel or retry if asked to, then show how the runs stand. Raises UserError."""
+    if not options.sweep.is_dir():
+        raise UserError(f"{options.sweep}: no such folder; a sweep's is runs/NAME")
+    ledger = Ledger(options.sweep)
+    if options.cancel:
+        cancel(ledger)
+    if options.retry:
+        retry(ledger)
+    watch(ledger, options.sweep, options.every if options.watch else None)
 
 
 def picture(standings: Mapping[str, Standing], notes: list[str], sweep: Path) -> RenderableType:

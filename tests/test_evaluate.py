@@ -133,7 +133,7 @@ def test_a_video_of_the_first_episodes(run, tmp_path, backend):
     video = tmp_path / "rollout.mp4"
     environment = {"MUJOCO_GL": backend} if backend else {}
     result = evaluate(run, "--episodes", "2", "--filmed", "1", "--video", video, **environment)
-    assert f"written: {video}, 1 episodes" in result.stdout
+    assert f"written: {video}" in result.stdout
     assert result.stderr == ""
     shots = frames(video)
     assert len(shots) == 150  # 300 steps of 10 ms: 50 frames a second are every second step
