@@ -104,6 +104,27 @@ def test_over_tasks(grid):
     assert won["tau=0.9 beta=1", "tau=0.7 beta=3"] == 0.5  # 10, 11, 12 against 10, 11, 12
 
 
+def test_settings_of_any_kind_are_swept(tmp_path):
+    for dims in ("[64,64]", "[256,256]"):
+        make_run(tmp_path, HOPPER, (*SHORT, f"network.hidden_dims={dims}", "batch_size=64"), 0, [50.0] * 4)
+    made = compiled(tmp_path)
+    assert {made.labels.of(run) for run in made.runs} == {
+        "hidden_dims=64x64 batch_size=64",
+        "hidden_dims=256x256 batch_size=64",
+    }
+    (chart,) = sensitivities(made, made.tables[0])  # the three networks that follow the one setting are one
+    assert chart.data[0]["x"] == ["256x256", "64x64"]
+    assert chart.layout["xaxis"]["type"] == "category"
+
+
+def test_a_random_search_has_no_mean_over_other_settings(tmp_path):
+    for tau, beta in ((0.6, 2.0), (0.7, 5.0), (0.8, 1.5)):
+        make_run(tmp_path, HOPPER, (*SHORT, f"algorithm.tau={tau}", f"algorithm.beta={beta}"), 0, [beta] * 4)
+    made = compiled(tmp_path)
+    for chart in sensitivities(made, made.tables[0]):
+        assert [trace["name"] for trace in chart.data] == ["configurations"]
+
+
 def test_heat_map_and_sensitivity(grid):
     made = compiled(grid)
     table = made.tables[0]
