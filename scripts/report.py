@@ -79,7 +79,7 @@ def watch(reader: Reader, files: list[Path], every: float | None) -> None:
             last = every is None or not (report.counts[RUNNING] or waiting(reader.folders))
             for file in files:
                 write(report, file, None if last else every)
-            shown = tables.terminal(report)
+            shown = tables.terminal(report, screen.width)
             screen.print(shown) if live is None else live.update(shown, refresh=True)
             if last:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from benchmark_reports import make_run
 from conftest import ROOT
 from matplotlib import image
+from rich.console import Console
 
 from iql.leases import Owner
 from iql.reporting import curves, tables
@@ -169,6 +171,18 @@ def test_a_real_run(train, tmp_path):
     assert page.count("data:image/webp;base64,") == 1  # the map of V of its first seed
     titles = {chart.title for chart in charts(made, Style(made)) if chart.section == "diagnostics"}
     assert titles == {f"{name}, maze2d-umaze-made" for name in curves.DIAGNOSTICS.values()}
+
+
+@pytest.mark.parametrize("width", [80, 110, 200])
+def test_a_narrow_terminal_leaves_columns_out_and_says_so(grid, width):
+    screen = Console(width=width, file=io.StringIO())
+    screen.print(tables.terminal(compiled(grid), width))
+    shown = screen.file.getvalue()
+    lines = [line for line in shown.splitlines() if line.startswith(HOPPER)]
+    assert len(lines) == 4
+    assert all("[" in line and "]" in line for line in lines)  # no number is cut or wrapped
+    assert ("no room for" in shown) == (width < 200)
+    assert ("66.3" in shown) == (width >= 110)
 
 
 # What is not to be compared

@@ -57,13 +57,16 @@ def aggregates(table: Table) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def terminal(report: Report) -> RenderableType:
-    """The tables and notes, with colours where the terminal has them."""
+def terminal(report: Report, width: int) -> RenderableType:
+    """The tables and notes, with colours where the terminal has them; columns that `width` has no room for go."""
     parts: list[RenderableType] = [Text(f"{report.title}: {counted(report)}", "bold")]
     for table in report.tables:
         parts.append(Text(f"\n{table.protocol}", "italic"))
         for header, rows in _filled(table):
-            parts.append(_rich(header, rows))
+            shown = _fitting(header, rows, width)
+            parts.append(_rich([header[index] for index in shown], [[row[index] for index in shown] for row in rows]))
+            if left := [header[index] for index in range(len(header)) if index not in shown]:
+                parts.append(Text(f"no room for {', '.join(left)}; --out FILE has them", "dim"))
     protocols = {source.name: source.protocol for table in report.tables for source in table.sources}
     parts += [Text(f"{name}: {protocol}", "dim") for name, protocol in protocols.items()]
     parts.append(Text(METHOD, "dim"))
@@ -160,11 +163,25 @@ def _totals(aggregate: Aggregate, table: Table) -> list[float | None]:
     ]
 
 
+def _fitting(header: list[str], rows: list[list[str]], width: int) -> list[int]:
+    """The columns that a terminal has room for: the published go first, from the right, then medians and intervals."""
+    widths = [max(map(len, cells)) + 2 for cells in zip(header, *rows, strict=True)]
+    shown = list(range(len(header)))
+    median, iqm_interval = header.index("median"), header.index("IQM") + 1
+    medians = range(median, header.index("IQM"))  # over tasks with their interval
+    published = shown[iqm_interval + 1 :]
+    for column in (*([index] for index in reversed(published[1:])), medians, [iqm_interval], published[:1]):
+        if sum(widths[index] for index in shown) <= width:
+            break
+        shown = [index for index in shown if index not in column]
+    return shown
+
+
 def _rich(header: list[str], rows: list[list[str]]) -> RichTable:
     made = RichTable(box=None, pad_edge=False, header_style="bold")
     for name in header:
         words = name in _WORDS
-        made.add_column(name, justify="left" if words else "right", overflow="fold" if words else "ellipsis")
+        made.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
