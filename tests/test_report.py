@@ -131,7 +131,7 @@ def test_heat_map_and_sensitivity(grid):
     made = compiled(grid)
     table = made.tables[0]
     hopper = next(chart for chart in heat_maps(made, table) if chart.task == HOPPER)
-    assert (hopper.data[0]["x"], hopper.data[0]["y"]) == (["0.7", "0.9"], ["1.0", "3.0"])
+    assert (hopper.data[0]["x"], hopper.data[0]["y"]) == (["0.7", "0.9"], ["1", "3"])
     expected = [[0.75 * (10 * tau + beta + 1) for tau in (0.7, 0.9)] for beta in (1.0, 3.0)]
     np.testing.assert_allclose(hopper.data[0]["z"], expected, atol=1e-3)
     tau = next(chart for chart in sensitivities(made, table) if chart.task == HOPPER and "tau" in chart.title)
@@ -245,7 +245,9 @@ def test_missing_failed_and_unfinished_runs_are_named(tmp_path):
     shown = report(tmp_path).stdout
     assert "7 runs: 5 done, 1 failed, 1 running" in shown
     os.utime(running / "lease.json", (0, 0))  # the heartbeat is long ago
-    assert any("seed 2 is unfinished" in note for note in compiled(tmp_path).notes)
+    make_run(tmp_path, WALKER, SHORT, 3, [50.0], state="unfinished")
+    said = f"{WALKER}, default: seeds 2, 3 are unfinished at update 5,000 to 15,000 of 20,000"
+    assert said in compiled(tmp_path).notes
 
 
 def test_one_seed_has_no_interval(tmp_path):

@@ -37,12 +37,15 @@ class Style:
         self.order = {label: index for index, label in enumerate(labels)}
 
     def colour(self, label: str) -> str:
+        """As #rrggbb."""
         return COLOURS[self.order[label] % len(COLOURS)]
 
     def dash(self, label: str) -> str:
+        """As Plotly names it; beyond the last colour the colours begin again with the next dash."""
         return DASHES[self.order[label] // len(COLOURS) % len(DASHES)]
 
     def line(self, label: str, x: Sequence[float], y: Sequence[float], **more: Any) -> dict[str, Any]:
+        """The trace of a configuration's values y [N] at x [N]; its meta is what the page's filter looks at."""
         return {
             "type": "scatter",
             "mode": "lines" if len(x) > 1 else "markers",
@@ -55,6 +58,7 @@ class Style:
         }
 
     def band(self, label: str, x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
+        """The trace of a configuration's interval, low [N] to high [N] at x [N]."""
         return {
             "type": "scatter",
             "mode": "lines",
@@ -71,6 +75,7 @@ class Style:
 
 
 def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The results of each task, in order of their names."""
     found: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         found[result.env].append(result)
@@ -78,10 +83,12 @@ def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def ordered(results: list[Result], style: Style) -> list[Result]:
+    """In the order that all charts have them: the best configuration first."""
     return sorted(results, key=lambda each: style.order[each.label])
 
 
 def axes(x: str, y: str) -> dict[str, Any]:
+    """A layout with titles for both axes."""
     return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
 
 
@@ -89,12 +96,6 @@ def title_of(env: str, table: Table, report: Report) -> str:
     """The task; where it stands in several tables, the protocol too."""
     several = sum(any(result.env == env for result in each.results) for each in report.tables) > 1
     return f"{env} ({table.protocol})" if several else env
-
-
-def name_of(value: Any) -> str:
-    if isinstance(value, list):
-        return "x".join(map(str, value))
-    return "none" if value is None else str(value)
 
 
 def rounded(values: Iterable[float]) -> list[float | None]:

@@ -32,6 +32,7 @@ DIAGNOSTICS = {
 
 
 def learning_curves(report: Report, table: Table, style: Style) -> Iterator[Chart]:
+    """Each task's scores over updates: the mean over seeds of each configuration, with its interval as a band."""
     for env, results in by_task(table.results).items():
         traces, ends = [], []
         for result in ordered(results, style):

@@ -52,7 +52,7 @@ class Labels:
 
     def _label(self, configuration: str, settings: dict[str, Any]) -> str:
         """Swept settings with their values, then whatever else differs from the defaults."""
-        parts = [f"{name}={_text(settings[key])}" for key, name in self.names.items() if key in settings]
+        parts = [f"{name}={text_of(settings[key])}" for key, name in self.names.items() if key in settings]
         own = {short(key) for key in self.names} | _NAMES
         readable = configuration.rpartition("-")[0]
         parts += [part for part in readable.split(",") if "=" in part and part.partition("=")[0] not in own]
@@ -95,7 +95,8 @@ def _usual_order(key: str) -> tuple[int, str]:
     return (usual.index(key) if key in usual else len(usual)), key
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A setting's value in few characters."""
     if isinstance(value, list):
         return "x".join(map(str, value))
     if isinstance(value, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -13,7 +14,7 @@ import numpy as np
 from iql.reporting import statistics
 from iql.reporting.labels import Labels
 from iql.reporting.published import Source, sources
-from iql.reporting.reading import DONE, FAILED, Protocol, Reader, RunRecord
+from iql.reporting.reading import FAILED, RUNNING, UNFINISHED, Protocol, Reader, RunRecord
 
 Interval = tuple[float, float] | None
 
@@ -122,7 +123,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Table:
-    """All that was scored under one protocol. compared_of: how many configurations there are to compare."""
+    """All runs under one protocol. aggregates: best first; sources: publications that tell of one of its tasks."""
 
     protocol: Protocol
     results: list[Result]
@@ -240,13 +241,21 @@ def _notes(tables: list[Table]) -> list[str]:
         for run in result.runs:
             if run.state == FAILED:
                 notes.append(f"{name}: seed {run.seed} failed at update {run.update:,}: {run.reason}")
-            elif run.state != DONE:
-                far = f"{run.update:,} of {run.protocol.updates:,}"
-                notes.append(f"{name}: seed {run.seed} is {run.state} at update {far}")
+        for state in (RUNNING, UNFINISHED):
+            if own := [run for run in result.runs if run.state == state]:
+                updates = dict.fromkeys((min(run.update for run in own), max(run.update for run in own)))
+                far = " to ".join(f"{update:,}" for update in updates) + f" of {result.protocol.updates:,}"
+                verb = "is" if len(own) == 1 else "are"
+                notes.append(f"{name}: {_seeds(run.seed for run in own)} {verb} {state} at update {far}")
         if result.missing:
-            notes.append(f"{name}: missing seed{'s' * (len(result.missing) > 1)} {', '.join(map(str, result.missing))}")
+            notes.append(f"{name}: missing {_seeds(result.missing)}")
         if len(result.scores) == 1:
             notes.append(f"{name}: one seed, so no interval")
         if result.own_data:
             notes.append(f"{name}: data of your own, no published number is put beside it")
     return notes
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    numbers = [str(seed) for seed in seeds]
+    return f"seed{'s' * (len(numbers) > 1)} {', '.join(numbers)}"

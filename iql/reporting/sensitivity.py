@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from iql.reporting import statistics
-from iql.reporting.chart import COLOURS, Chart, by_task, name_of, rounded, title_of
-from iql.reporting.labels import short
+from iql.reporting.chart import COLOURS, Chart, by_task, rounded, title_of
+from iql.reporting.labels import short, text_of
 from iql.reporting.results import Report, Result, Table
 
 
@@ -30,8 +30,8 @@ def heat_maps(report: Report, table: Table) -> Iterator[Chart]:
         runs = [[f"{sum(len(result.scores) for result in cell)} runs" for cell in row] for row in cells]
         trace = {
             "type": "heatmap",
-            "x": [name_of(value) for value in columns],
-            "y": [name_of(value) for value in rows],
+            "x": [text_of(value) for value in columns],
+            "y": [text_of(value) for value in rows],
             "z": z,
             "text": [["" if value is None else f"{value:.1f}" for value in row] for row in z],
             "texttemplate": "%{text}",
@@ -55,7 +55,7 @@ def sensitivities(report: Report, table: Table) -> Iterator[Chart]:
             if sum(bool(found) for found in at) < 2:
                 continue
             numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-            x = values if numbers else [name_of(value) for value in values]
+            x = values if numbers else [text_of(value) for value in values]
             points = [(place, result) for place, found in zip(x, at, strict=True) for result in found]
             dots: dict[str, Any] = {
                 "type": "scatter",
@@ -93,7 +93,7 @@ def sensitivities(report: Report, table: Table) -> Iterator[Chart]:
             kind = {} if numbers else {"type": "category"}
             layout = {"xaxis": {"title": {"text": short(key)}, **kind}, "yaxis": {"title": {"text": "mean score"}}}
             told = "; ".join(
-                f"{name_of(v)}: {mean_of(found):.1f}" for v, found in zip(values, at, strict=True) if found
+                f"{text_of(v)}: {mean_of(found):.1f}" for v, found in zip(values, at, strict=True) if found
             )
             title = f"{short(key)}, {title_of(env, table, report)}"
             yield Chart("sweep", env, title, f"Mean score by {short(key)}: {told}", traces, layout)
