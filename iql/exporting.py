@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,14 @@ class Outputs(nn.Module):
     def __init__(self, policy: TrainedPolicy):
         super().__init__()
         self.policy = policy
-        self.names = ["action", "mean", "log_std"]
-        if self(torch.zeros(1, policy.observation_dim))[-1] is None:
-            self.names.remove("log_std")
+        with torch.no_grad():
+            gaussian = policy(torch.zeros(1, policy.observation_dim))[1] is not None
+        self.names = ["action", "mean", *["log_std"] * gaussian]
 
-    def forward(self, observations: Tensor) -> tuple[Tensor | None, ...]:
+    def forward(self, observations: Tensor) -> tuple[Tensor, ...]:
         mean, log_std = self.policy(observations)
-        outputs = mean.clamp(-1, 1), mean, log_std
-        return outputs[: len(self.names)] if hasattr(self, "names") else outputs
+        outputs = mean.clamp(-1, 1), mean
+        return outputs if log_std is None else (*outputs, log_std)
 
 
 def export(policy: TrainedPolicy, path: Path) -> float:
@@ -121,7 +122,7 @@ def _play_safetensors(content: bytes) -> Player:
 
     def play(observations: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
-            return [each.numpy() for each in outputs(torch.from_numpy(observations)) if each is not None]
+            return [each.numpy() for each in outputs(torch.from_numpy(observations))]
 
     return play
 
@@ -143,21 +144,20 @@ def _difference(outputs: Outputs, play: Player) -> float:
     for batch in (probes[:1], probes):
         observations = batch.astype(np.float32)
         with torch.no_grad():
-            expected = [each.numpy() for each in outputs(torch.from_numpy(observations)) if each is not None]
+            expected = [each.numpy() for each in outputs(torch.from_numpy(observations))]
         for one, other in zip(expected, play(observations), strict=True):
             worst = max(worst, float((np.abs(one - other) / np.maximum(1.0, np.abs(one))).max()))
     return worst
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801, which is used as a function
-    """Keeps torch's exporters' warnings and progress to themselves."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.simplefilter("ignore")
-        self._disabled = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *exc: object) -> None:
-        logging.disable(self._disabled)
-        super().__exit__(*exc)  # type: ignore[arg-type]
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the warnings and the progress of torch's exporters to themselves."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
