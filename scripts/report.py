@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
 from rich.live import Live
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,7 +30,7 @@ from iql.launching.tables import console
 from iql.reporting import tables
 from iql.reporting.images import image
 from iql.reporting.page import html
-from iql.reporting.reading import RUNNING, Reader
+from iql.reporting.reading import RUNNING, NoRuns, Reader
 from iql.reporting.results import Report, compile_report
 from iql.storage import replace_file
 
@@ -74,18 +75,26 @@ def watch(reader: Reader, files: list[Path], every: float | None) -> None:
     screen = console()
     live = Live(console=screen, auto_refresh=False) if every is not None and screen.is_terminal else None
     with live or contextlib.nullcontext():
-        while True:
-            report = compile_report(reader)
-            last = every is None or not (report.counts[RUNNING] or waiting(reader.folders))
-            for file in files:
-                write(report, file, None if last else every)
-            shown = tables.terminal(report, screen.width)
-            screen.print(shown) if live is None else live.update(shown, refresh=True)
-            if last:
-                break
+        while not look(reader, files, every, screen, live):
             time.sleep(every or 0.0)
     for file in files:
         print(f"written: {file}")
+
+
+def look(reader: Reader, files: list[Path], every: float | None, screen: Console, live: Live | None) -> bool:
+    """Write and show one report; whether it is the last. Before the first run of a sweep has begun there is none."""
+    try:
+        report = compile_report(reader)
+    except NoRuns:
+        if every is None or not waiting(reader.folders):
+            raise
+        return False
+    last = every is None or not (report.counts[RUNNING] or waiting(reader.folders))
+    for file in files:
+        write(report, file, None if last else every)
+    shown = tables.terminal(report, screen.width)
+    screen.print(shown) if live is None else live.update(shown, refresh=True)
+    return last
 
 
 def waiting(folders: list[Path]) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import plotly.graph_objects
 import pytest
 from benchmark_reports import make_run
-from conftest import ROOT
+from conftest import ROOT, SMALL
 from matplotlib import image
 from rich.console import Console
 
@@ -402,6 +402,16 @@ def test_watch_follows_a_run_to_its_end(train, tmp_path):
     assert result.stdout.rstrip().endswith(f"written: {page}")
     assert "1 run: 1 done" in result.stdout
     assert 'data-refresh=""' in page.read_text()  # a finished report is not loaded anew
+
+
+def test_watch_follows_a_sweep_from_before_its_first_run_to_its_last(tmp_path, environment):
+    words = ["seed=0,1", "launcher.workers=1", f"runs={tmp_path}", "sweep.name=it"]
+    command = [sys.executable, str(ROOT / "sweep.py"), *SMALL, *words]
+    submitted = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert "2 runs in 2 jobs" in submitted.stdout, submitted.stdout + submitted.stderr
+    result = report(tmp_path / "it", "--watch", "--every", "0.3", "--out", tmp_path / "report.md")
+    assert "2 runs: 2 done" in (tmp_path / "report.md").read_text()
+    assert result.stderr == ""
 
 
 def test_a_protocol_in_words():

@@ -93,6 +93,10 @@ class RunRecord:
         return self.env, self.configuration, self.seed
 
 
+class NoRuns(UserError):
+    """Nothing to report of; the message says which folders are empty."""
+
+
 class Reader:
     """Reads the runs below some folders, and again only those that have changed. notes: what was wrong, a line each."""
 
@@ -104,7 +108,7 @@ class Reader:
     def runs(self) -> list[RunRecord]:
         """Every run, ordered by task, configuration and seed; of the same run in two folders the first.
 
-        Raises UserError for a folder that does not exist and where there are no runs at all.
+        Raises UserError for a folder that does not exist, NoRuns where there are no runs at all.
         """
         self.notes = []
         now = time.time()
@@ -123,7 +127,7 @@ class Reader:
                 if first.directory.resolve() != run.directory.resolve():
                     self.notes.append(f"{run.directory}: the same run as {first.directory}, which is shown")
         if not found:
-            raise UserError("; ".join(self.notes))
+            raise NoRuns("; ".join(self.notes))
         return [found[key] for key in sorted(found)]
 
     def _one(self, directory: Path, now: float) -> RunRecord | None:
