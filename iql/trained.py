@@ -107,11 +107,10 @@ def _exported(path: Path) -> Trained:
         with safe_open(path, "pt") as file:
             policy = json.loads((file.metadata() or {})["iql"])
             _check(policy, path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, which is no dictionary
+            weights = {name: file.get_tensor(name) for name in policy["parameters"]}
+            mean, std = (file.get_tensor(name).numpy() for name in ("observation_mean", "observation_std"))
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UserError(f"{path}: damaged, or not exported by iql ({error})") from error
-    mean, std = (tensors.pop(name).numpy() for name in ("observation_mean", "observation_std"))
-    weights = {name: tensors[name] for name in policy["parameters"]}
     return Trained(path, policy["update"], policy, {"policy": weights}, mean, std, None)
 
 

@@ -21,7 +21,7 @@ from matplotlib import image
 from rich.console import Console
 
 from iql.leases import Owner
-from iql.reporting import curves, tables
+from iql.reporting import curves, page, tables
 from iql.reporting.chart import Style
 from iql.reporting.page import charts, html
 from iql.reporting.reading import Protocol, Reader
@@ -285,6 +285,17 @@ def test_a_damaged_map_is_named(tmp_path):
     picture = make_run(tmp_path, HOPPER, SHORT, 1, [50.0] * 4) / "map.png"
     picture.write_bytes(b"no picture")
     assert f"{picture}: cannot be read, left out" in html(compiled(tmp_path), tmp_path / "report.html")
+
+
+def test_of_many_maps_some_are_left_out_and_a_note_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_MAPS", 2)
+    make_run(tmp_path, HOPPER, SHORT, 0, [50.0])  # no maze
+    for tau in (0.6, 0.7, 0.8):
+        run = make_run(tmp_path, "maze2d-umaze-v1", (*SHORT, f"algorithm.tau={tau}"), 0, [50.0])
+        image.imsave(run / "map.png", np.zeros((20, 20, 3)))
+    text = html(compiled(tmp_path), tmp_path / "report.html")
+    assert text.count("data:image/webp;base64,") == 2
+    assert "value maps of 1 more configurations are left out of the page" in text
 
 
 def test_the_same_run_in_two_folders_counts_once(tmp_path):

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -122,21 +121,22 @@ def _run(report: Report, run: RunRecord, path: Path) -> dict[str, Any]:
 
 
 def _maps(report: Report) -> Iterator[dict[str, str]]:
-    """A picture of V for each configuration of a maze, of its first seed that has one."""
-    seen: dict[tuple[str, str], int] = defaultdict(int)
+    """A picture of V for each configuration of a maze, of its first seed that has one; notes what is left out."""
+    shown: set[tuple[str, str]] = set()
+    left: set[tuple[str, str]] = set()
     for run in report.runs:
-        label = report.labels.of(run)
-        if len(seen) >= MOST_MAPS and (run.env, label) not in seen:
+        label, picture = report.labels.of(run), run.directory / "map.png"
+        if (run.env, label) in shown or not picture.is_file():
             continue
-        picture = run.directory / "map.png"
-        if seen[run.env, label] or not picture.is_file():
+        if len(shown) == MOST_MAPS:
+            left.add((run.env, label))
             continue
         try:
             content = _smaller(picture)
         except (OSError, ValueError) as error:
             report.notes.append(f"{picture}: cannot be read, left out ({error})")
             continue
-        seen[run.env, label] += 1
+        shown.add((run.env, label))
         reached = (run.summary or {}).get("success_rate")
         told = f"; {reached:.0%} of the last evaluation's rollouts reach the goal" if reached is not None else ""
         yield {
@@ -146,6 +146,8 @@ def _maps(report: Report) -> Iterator[dict[str, str]]:
             "alternative": f"V over {run.env} with rollouts of the policy, {label}, seed {run.seed}{told}",
             "source": f"data:image/webp;base64,{base64.b64encode(content).decode()}",
         }
+    if left:
+        report.notes.append(f"value maps of {len(left)} more configurations are left out of the page")
 
 
 def _smaller(picture: Path) -> bytes:
