@@ -82,8 +82,7 @@ def markdown(report: Report) -> str:
     for table in report.tables:
         lines += [f"## {_sentence(str(table.protocol))}", ""]
         for header, rows in _filled(table):
-            aligned = ["left" if name in _WORDS else "right" for name in header]
-            lines += [tabulate(rows, header, tablefmt="pipe", colalign=aligned, disable_numparse=True), ""]
+            lines += [_plain(header, rows, "pipe"), ""]
         lines += [f"- {source.name}: {source.protocol}" for source in table.sources]
         lines += [""] * bool(table.sources)
     lines += [METHOD, ""]
@@ -97,7 +96,7 @@ def latex(report: Report) -> str:
     lines = [f"% {line}" for line in (f"{report.title}: {counted(report)}", METHOD, *report.notes)]
     for table in report.tables:
         for header, rows in _filled(table):
-            body = tabulate(rows, header, tablefmt="latex_booktabs", disable_numparse=True)
+            body = _plain(header, rows, "latex_booktabs")
             lines += [r"\begin{table}", r"\centering", body, f"\\caption{{{_sentence(str(table.protocol))}.}}"]
             lines += [f"% {source.name}: {source.protocol}" for source in table.sources]
             lines += [r"\end{table}"]
@@ -161,6 +160,11 @@ def _totals(aggregate: Aggregate, table: Table) -> list[float | None]:
         source.total(aggregate.tasks) if all(result.published(source) for result in aggregate.results) else None
         for source in table.sources
     ]
+
+
+def _plain(header: list[str], rows: list[list[str]], form: str) -> str:
+    aligned = ["left" if name in _WORDS else "right" for name in header]
+    return tabulate(rows, header, tablefmt=form, colalign=aligned, disable_numparse=True)
 
 
 def _fitting(header: list[str], rows: list[list[str]], width: int) -> list[int]:
