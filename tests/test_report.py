@@ -141,6 +141,25 @@ def test_heat_map_and_sensitivity(grid):
     assert min(line["error_y"]["array"]) > 0
 
 
+def test_a_value_that_is_not_scored_yet_leaves_the_others_their_mean(tmp_path):
+    for tau, state in ((0.6, "done"), (0.7, "done"), (0.8, "unfinished")):
+        make_run(tmp_path, HOPPER, (*SHORT, f"algorithm.tau={tau}"), 0, [10.0] * 3, state=state)
+    made = compiled(tmp_path)
+    (chart,) = sensitivities(made, made.tables[0])
+    assert chart.data[1]["x"] == [0.6, 0.7]
+
+
+def test_many_configurations_are_compared_by_the_best(tmp_path):
+    for index in range(18):
+        make_run(tmp_path, HOPPER, (*SHORT, f"algorithm.tau={0.5 + index / 100}"), 0, [float(index)] * 4)
+    made = compiled(tmp_path)
+    profile, improvement = (chart for chart in charts(made, Style(made)) if chart.section == "compare")
+    for chart in (profile, improvement):
+        assert chart.title.endswith(f"{HOPPER}, the best 16 configurations; 2 left out")
+    assert "tau=0.67" in improvement.data[0]["x"]
+    assert "tau=0.5" not in improvement.data[0]["x"]
+
+
 def test_a_curve_is_the_mean_over_seeds_with_its_band(grid):
     made = compiled(grid)
     chart = next(curves.learning_curves(made, made.tables[0], Style(made)))

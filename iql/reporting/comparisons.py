@@ -65,20 +65,21 @@ def improvements(table: Table) -> Iterator[Chart]:
         "customdata": hover,
         "hovertemplate": "%{customdata}<extra></extra>",
         "colorscale": "RdBu",
-        "reversescale": False,
         "colorbar": {"title": {"text": "P"}, "thickness": 12},
     }
     layout = {
         "xaxis": {"title": {"text": "than this"}, "type": "category"},
         "yaxis": {"title": {"text": "this scores higher"}, "type": "category", "autorange": "reversed"},
     }
-    left = len(table.by_label) - len(labels)
-    title = f"Probability of improvement: {_over(table)}" + (f", the best {PAIRS}; {left} left out" * (left > 0))
+    title = f"Probability of improvement: {_over(table)}"
     strongest = max(table.comparisons, key=lambda each: each.probability)
     alternative = f"P({strongest.better} scores higher than {strongest.worse}) is {strongest.probability:.2f}"
     yield Chart("compare", "", title, alternative, [trace], layout)
 
 
 def _over(table: Table) -> str:
+    """Of what a chart is: its task, or how many there are, and whether configurations are left out."""
     tasks = by_task(table.scored)
-    return next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)} tasks"
+    left = len(table.by_label) - PAIRS
+    over = next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)} tasks"
+    return over + (f", the best {PAIRS} configurations; {left} left out" if left > 0 else "")

@@ -43,16 +43,19 @@ def heat_maps(report: Report, table: Table) -> Iterator[Chart]:
         layout = {"xaxis": {"title": {"text": "tau"}, "type": "category"}}
         layout |= {"yaxis": {"title": {"text": "beta"}, "type": "category"}}
         known = [(value, f"tau {columns[j]}, beta {rows[i]}") for i, row in enumerate(z) for j, value in enumerate(row)]
-        best = max((value, where) for value, where in known if value is not None)
+        best = max((value, place) for value, place in known if value is not None)
         yield Chart("sweep", env, title, f"Score by tau and beta: best {best[0]:.1f} at {best[1]}", [trace], layout)
 
 
 def sensitivities(report: Report, table: Table) -> Iterator[Chart]:
     """Of each swept setting: every configuration's score, and the mean over the others for each of its values."""
     for env, results in by_task(table.scored).items():
-        for key, values in report.labels.swept[env].items():
-            at = [where(report, results, {key: value}) for value in values]
-            if sum(bool(found) for found in at) < 2:
+        for key, swept in report.labels.swept[env].items():
+            scored = {
+                index: found for index, value in enumerate(swept) if (found := where(report, results, {key: value}))
+            }
+            values, at = [swept[index] for index in scored], list(scored.values())
+            if len(values) < 2:
                 continue
             numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
             x = values if numbers else [text_of(value) for value in values]
@@ -92,9 +95,7 @@ def sensitivities(report: Report, table: Table) -> Iterator[Chart]:
                 traces.append(line)
             kind = {} if numbers else {"type": "category"}
             layout = {"xaxis": {"title": {"text": short(key)}, **kind}, "yaxis": {"title": {"text": "mean score"}}}
-            told = "; ".join(
-                f"{text_of(v)}: {mean_of(found):.1f}" for v, found in zip(values, at, strict=True) if found
-            )
+            told = "; ".join(f"{text_of(v)}: {mean_of(found):.1f}" for v, found in zip(values, at, strict=True))
             title = f"{short(key)}, {title_of(env, table, report)}"
             yield Chart("sweep", env, title, f"Mean score by {short(key)}: {told}", traces, layout)
 
