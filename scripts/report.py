@@ -57,6 +57,8 @@ def main() -> int:
 
 def make(options: argparse.Namespace) -> None:
     """Report as the options say. Raises UserError."""
+    if options.every <= 0:
+        raise UserError(f"--every {options.every:g}: must be above 0")
     check(options.out)
     watch(Reader(options.folders), options.out, options.every if options.watch else None)
 

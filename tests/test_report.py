@@ -347,6 +347,10 @@ def test_a_file_that_cannot_be_written_is_refused_first(grid, out, said):
     assert result.stdout == ""
 
 
+def test_a_watch_needs_time_between_two_looks(grid):
+    assert "--every 0: must be above 0" in report(grid, "--watch", "--every", "0", expected=1).stderr
+
+
 # The forms
 
 
