@@ -479,6 +479,20 @@ def test_an_online_run_leaves_its_address_for_reports(process, server: FakeServe
     assert not (tmp_path / "runs/c/wandb/url").exists()
 
 
+def test_pictures_of_a_run_that_wandb_has_whole_already_still_arrive(process, server: FakeServer) -> None:
+    process(TWO_RUNS, **server.environment)
+    again = ATTACHED.replace('info("a")', 'info("a", resumed=True)').replace(
+        "(WandbTracker(artifact=True), ", "(WandbTracker(), "
+    )
+    again = again.replace("    tracker.log(train(100))\n    tracker.log(evaluation(100))\n", "")
+    record = "record(run, [train(update) for update in range(100, 600, 100)])\nfor tracker"
+    result = process(again.replace("for tracker", record, 1), **server.environment)
+    assert result.returncode == 0 and not warnings(result), result.stderr
+    rows = server.history["id-a"]
+    assert [row["_step"] for row in rows[:5]] == [100, 200, 300, 400, 500]
+    assert [(row["update"], row["curve"]["_type"]) for row in rows[5:]] == [(500, "image-file")], rows[5:]
+
+
 def test_offline_life_comes_online_whole(process, server: FakeServer, tmp_path: Path) -> None:
     process(KILLED)
     assert offline_folder(tmp_path / "runs/a")

@@ -71,6 +71,7 @@ class WandbTracker:
         self._first = 0  # updates before this one are W&B's already
         self._step = -1  # the last step given to W&B
         self._update: int | None = None  # and the update that it stands for
+        self._last = 0  # the update of the last record, given to W&B or its already
 
     def start(self, info: RunInfo) -> None:
         """Opens the run; a resumed one gets what it lacks from `info.metrics`."""
@@ -109,9 +110,9 @@ class WandbTracker:
 
             images = {name: wandb.Image(str(path)) for name, path in leavings.pictures.items()}
             if images:
-                self._run.log({**images, "update": self._update}, step=max(self._step, 0))
+                self._run.log({**images, "update": self._last}, step=max(self._step, self._first))
             if self._artifact:
-                artifact = wandb.Artifact(f"policy-{self._run.id}", "model", metadata={"update": self._update})
+                artifact = wandb.Artifact(f"policy-{self._run.id}", "model", metadata={"update": self._last})
                 artifact.add_file(str(leavings.networks))
                 self._run.log_artifact(artifact)
         except Exception as error:
@@ -184,7 +185,7 @@ class WandbTracker:
 
     def _write(self, record: Record) -> None:
         """Steps only ever grow: a late evaluation takes the next free one and keeps its `update`."""
-        update = record["update"]
+        update = self._last = record["update"]
         if update < self._first:
             return
         if update != self._update:
