@@ -124,8 +124,10 @@ def test_everything_is_drawn_and_readable(opened, width, scheme):
 def test_nothing_keeps_people_with_a_screen_reader_or_keyboard_out(opened, scheme):
     page = opened(scheme=scheme)
     draw_all(page)
-    for summary in page.locator("#curves summary, #sweep summary").all():
+    opened_tables = page.locator("#curves summary, #sweep summary")
+    for summary in opened_tables.all():
         summary.click()
+    page.locator("#curves details table, #sweep details table").nth(opened_tables.count() - 1).wait_for()
     page.evaluate("scrollTo(0, 0)")
     violations = Axe().run(page).response["violations"]
     assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in violations] == []
@@ -213,7 +215,7 @@ def test_a_chart_zooms_by_mouse_and_keyboard_and_takes_log_axes(opened):
     button = page.get_by_role("button", name=f"logarithmic x axis: {HOPPER}", exact=True).first
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
-    assert page.evaluate("document.querySelector('#curves .chart')._fullLayout.xaxis.type") == "log"
+    page.wait_for_function("document.querySelector('#curves .chart')._fullLayout.xaxis.type === 'log'")
 
 
 def test_hovering_shows_values(opened):
@@ -232,6 +234,7 @@ def test_a_chart_is_also_a_table(opened):
     page = opened()
     page.locator("#curves summary").first.click()
     table = page.locator("#curves details table").first
+    table.wait_for()  # it is made once the browser has opened the details
     assert table.locator("thead th").all_inner_texts()[0] == "updates"
     assert table.locator("tbody th").all_inner_texts() == ["5000", "10000", "15000", "20000"]
     drawn = page.evaluate("document.querySelector('#curves .chart').chart.data.find(t => t.showlegend !== false).y[3]")
