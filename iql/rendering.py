@@ -42,14 +42,15 @@ def choose_backend() -> str:
     To be called before mujoco is imported, which looks at MUJOCO_GL then. Raises UserError where neither draws.
     """
     logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it tells of a module that it does without
-    if own := os.environ.get("MUJOCO_GL"):
-        return own
-    for backend in ("egl", "osmesa"):
+    own = os.environ.get("MUJOCO_GL")
+    for backend in (own,) if own else ("egl", "osmesa"):
         environment = {**os.environ, "MUJOCO_GL": backend}
         tried = subprocess.run([sys.executable, "-c", _TRY], env=environment, capture_output=True, timeout=120)
         if tried.returncode == 0:
             os.environ["MUJOCO_GL"] = backend
             return backend
+    if own:
+        raise UserError(f"--video: MUJOCO_GL={own} draws nothing here; unset it to have EGL or OSMesa")
     raise UserError("--video: neither EGL nor OSMesa draws here: apt-get install libegl1 libegl-mesa0, or libosmesa6")
 
 
@@ -60,7 +61,7 @@ def film(task: Task, act: Act, seeds: Sequence[int], episodes: int, path: Path) 
     UserError for a task that cannot be drawn.
     """
     try:
-        import imageio_ffmpeg  # noqa: F401 – imageio says less clearly that it is missing
+        import imageio_ffmpeg
     except ImportError as error:
         raise UserError(f"--video: needs packages of an extra ({error}): pip install -e '.[video]'") from error
     if not hasattr(task, "env_makers") or getattr(task, "physics", None) == "legacy":
@@ -76,6 +77,12 @@ def film(task: Task, act: Act, seeds: Sequence[int], episodes: int, path: Path) 
                 envs = Lockstep(makers)
                 returns[index] = play_chunk(act, envs, chunk, False).returns[index]
                 envs.close()
+        try:
+            found, _ = imageio_ffmpeg.count_frames_and_secs(str(temporary))
+        except RuntimeError:  # it is no film at all
+            found = 0
+        if found != film.frames:
+            raise UserError(f"--video {path}: {found} of {film.frames} frames were written; is the disk full?")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -83,10 +90,11 @@ def film(task: Task, act: Act, seeds: Sequence[int], episodes: int, path: Path) 
 
 
 class Film:
-    """An mp4 file as it is written, frame by frame; the first says how many make a second."""
+    """An mp4 file as it is written, frame by frame; the first says how many make a second. frames: so far."""
 
     def __init__(self, path: Path):
         self.path = path
+        self.frames = 0
         self._writer: Any = None
 
     def __enter__(self) -> Film:
@@ -101,8 +109,9 @@ class Film:
         if self._writer is None:
             import imageio.v2 as imageio
 
-            self._writer = imageio.get_writer(self.path, fps=1 / seconds, quality=8)
+            self._writer = imageio.get_writer(self.path, fps=1 / seconds, quality=8, ffmpeg_log_level="quiet")
         self._writer.append_data(frame)
+        self.frames += 1
 
 
 class Filmed(gymnasium.Wrapper):

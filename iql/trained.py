@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 from iql import checkpoints
 from iql.errors import UserError
 from iql.storage import read_json
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Of networks.ckpt and of an exported .safetensors; a newer one is refused."""
@@ -67,7 +70,9 @@ def read_trained(path: Path | str) -> Trained:
         return _final(path / "networks.ckpt")
     if not (path / "manifest.json").is_file():
         raise UserError(f"{path}: not a run's directory, which are runs/SWEEP/TASK/CONFIGURATION/seed=N")
-    states, _ = checkpoints.sound(path / "checkpoints")
+    states, damaged = checkpoints.sound(path / "checkpoints")
+    for line in damaged:
+        log.warning("%s; the one before it is taken", line)
     if not states:
         raise UserError(f"{path}: has no checkpoint yet; the first comes with update checkpoint.every")
     update, state = next(iter(states.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def test_what_it_says(run, tmp_path):
     assert f"normalised score   {scores.mean():.1f} [{low:.1f}, {high:.1f}]" in result.stdout
     assert f"goal reached       {100 * np.mean(content['reached']):.0f} %" in result.stdout
     assert "12 episodes with the mean action, seed 0; d4rl physics on mujoco 3.1.6" in result.stdout
+    assert content["success_rate"] == np.mean(content["reached"])
     assert content["reached"] == [value > 0 for value in content["returns"]]
     assert result.stderr == ""
 
@@ -187,6 +189,30 @@ def test_where_nothing_draws_it_says_what_to_install(run, tmp_path, monkeypatch)
     monkeypatch.setattr(rendering, "_TRY", "raise SystemExit(1)")
     with pytest.raises(UserError, match="libegl1.*libosmesa6"):
         rendering.choose_backend()
+
+
+def test_a_backend_of_the_users_that_draws_nothing_is_named(run, tmp_path):
+    result = evaluate(run, "--video", tmp_path / "rollout.mp4", expected=1, MUJOCO_GL="glfw", DISPLAY="")
+    assert "MUJOCO_GL=glfw draws nothing here" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@drawn
+def test_a_video_that_was_cut_is_not_left(run, tmp_path):
+    """The disk is full before the film is."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("a small disk takes root and unshare")
+    (tmp_path / "small").mkdir()
+    code = f'mount -t tmpfs -o size=32k none {tmp_path}/small && "$@"; code=$?; ls -A {tmp_path}/small; exit $code'
+    command = [sys.executable, str(ROOT / "scripts/evaluate.py"), str(run), "--episodes", "1"]
+    command += ["--video", str(tmp_path / "small/rollout.mp4")]
+    launched = ["unshare", "-m", "sh", "-c", code, "sh", *command]
+    result = subprocess.run(launched, capture_output=True, text=True, timeout=250)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert re.fullmatch(r"evaluate.py: --video .*frames were written; is the disk full\?\n", result.stderr), (
+        result.stderr
+    )
+    assert ".mp4" not in result.stdout
 
 
 @pytest.fixture

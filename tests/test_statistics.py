@@ -40,6 +40,13 @@ def test_one_run_has_no_interval():
     assert statistics.profile([np.array([1.0])], np.array([0.0]))[1] is None
 
 
+def test_a_share_of_none_or_all_has_an_interval_with_width():
+    # Wilson: k hits of n, z = 1.96: (k + z²/2 ± z √(k (n − k) / n + z²/4)) / (n + z²).
+    assert statistics.share_interval(np.zeros(100, bool)) == pytest.approx((0.0, 0.0370), abs=1e-4)
+    assert statistics.share_interval(np.ones(5, bool)) == pytest.approx((0.5655, 1.0), abs=1e-4)
+    assert statistics.share_interval(np.ones(1, bool)) is None
+
+
 def test_equal_runs_have_an_interval_without_width():
     assert statistics.mean_interval([5.0, 5.0, 5.0]) == (5.0, 5.0)
 

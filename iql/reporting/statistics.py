@@ -46,6 +46,17 @@ def mean_interval(values: np.ndarray | Sequence[float]) -> tuple[float, float] |
     return interval(_mean, [np.asarray(values, float)])
 
 
+def share_interval(hits: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % interval (Wilson's) of the share of hits [N] bool; None of fewer than two.
+
+    Resampling would give none hit or all hit an interval without width.
+    """
+    if len(hits) < 2:
+        return None
+    interval = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(CONFIDENCE, "wilson")
+    return float(interval.low), float(interval.high)
+
+
 def band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The interval of the mean of curves [R, T], at each of T points by itself; None of one curve."""
     if len(curves) < 2:
