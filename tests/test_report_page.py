@@ -285,7 +285,7 @@ def test_a_page_kept_current_keeps_what_was_chosen(opened, page_file):
         page.wait_for_function("document.querySelector('#notes').textContent.includes('something else')")
     finally:
         write_json(failed, reason)
+    write(live)  # ended: it loads itself no more
+    page.wait_for_function("document.body.dataset.refresh === '' && document.documentElement.dataset.ready")
     assert not page.get_by_role("checkbox", name="tau=0.9 beta=3").is_checked()
     assert page.evaluate("scrollY") > 300
-    write(live)  # ended: it loads itself no more
-    page.wait_for_function("document.body.dataset.refresh === ''")

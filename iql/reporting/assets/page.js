@@ -273,8 +273,9 @@
 
   // A report of runs under way is written anew, and so loaded anew, where the reader left it.
   const refresh = Number(document.body.dataset.refresh);
+  if (memory.get("scroll")) scrollTo({ top: memory.get("scroll"), behavior: "instant" });
+  memory.set("scroll", 0);
   if (refresh) {
-    scrollTo({ top: memory.get("scroll") || 0, behavior: "instant" });
     setTimeout(() => { memory.set("scroll", scrollY); location.reload(); }, 1000 * refresh);
   }
   root.dataset.ready = "true";
