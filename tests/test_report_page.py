@@ -272,7 +272,7 @@ def test_maps_are_shown_with_words(opened):
 
 def test_a_page_kept_current_keeps_what_was_chosen(opened, page_file):
     live = page_file.with_name("live.html")
-    write(live, refresh=0.5)
+    write(live, refresh=5)  # time to choose something in
     page = opened(live)
     page.get_by_role("checkbox", name="tau=0.9 beta=3").uncheck()
     page.evaluate("window.before = true; scrollTo(0, 700)")
