@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from iql.coercion import coerced
 from iql.complaints import schema_problems, target_problems
 from iql.errors import UserError
 from iql.schema import MEMBER_KEYS, Run
@@ -37,13 +38,13 @@ def read(config: DictConfig) -> list[Settings]:
 
 
 def validated(settings: Settings) -> Settings:
-    """`settings` unchanged, if every key and value is as the schema and the targets' signatures say."""
+    """`settings` with the types of the schema and the targets' signatures, if every key and value is as they say."""
     problems = schema_problems(Run, settings, "")
     for place, node in _objects(settings):
         problems += target_problems(place, node)
     if problems:
         raise UserError("\n".join(problems))
-    return settings
+    return coerced(settings)
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

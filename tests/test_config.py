@@ -160,6 +160,35 @@ def test_a_users_class_is_held_to_its_signature():
         read("optimizer._target_=torch.optim.SGD", "+optimizer.momentun=0.9")
 
 
+def test_equal_numbers_are_one_value_of_the_schemas_type():
+    (typed,) = read("algorithm.beta=3.0", "+optimizer.betas=[0.0,0.9]", "+optimizer.weight_decay=0.0")
+    (loose,) = read("algorithm.beta=3", "+optimizer.betas=[0,0.9]", "+optimizer.weight_decay=-0.0")
+    assert repr(typed) == repr(loose)
+    assert list(typed["optimizer"]) == ["_target_", "lr", "fused", "betas", "weight_decay"]  # no default is filled in
+    (member,) = read("members=[{algorithm:{beta:3}}]")
+    assert repr(member["algorithm"]["beta"]) == "3.0"
+    assert isinstance(typed["updates"], int)
+    with pytest.raises(UserError, match="same run twice"):
+        read("members=[{algorithm:{beta:3}},{algorithm:{beta:3.0}}]")
+
+
+def test_equal_numbers_are_one_value_of_a_users_own_class(monkeypatch, tmp_path):
+    (tmp_path / "own_policy.py").write_text(
+        "from __future__ import annotations\n"
+        "class Own:\n"
+        "    def __init__(self, observation_dim, action_dim, gain: float, widths: list[float] | None,\n"
+        "                 depth: int, scale=1.5, either: int | float = 0, free=None): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = composed()
+    OmegaConf.set_struct(own, False)
+    arguments = {"gain": 1, "widths": [1, 2.5], "depth": 2, "scale": 2, "either": 3, "free": 4}
+    own.network.policy = {"_target_": "own_policy.Own", **arguments}
+    (member,) = config.read(own)
+    values = list(member["network"]["policy"].values())
+    assert repr(values[1:]) == "[1.0, [1.0, 2.5], 2, 2.0, 3, 4]"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

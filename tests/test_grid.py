@@ -51,6 +51,7 @@ def test_without_a_sweep_there_is_one_cell():
     ("words", "message"),
     [
         (["seed=0,0"], "names the same run twice"),
+        (["algorithm.beta=3,3.0"], "names the same run twice"),
         (["seed=0,1", "algorithm.tau=0.5,1.5"], "tau"),
         (["seed=interval(0,1)"], "only a,b, choice"),
         (["+algorithm.tua=1,2"], "tua"),

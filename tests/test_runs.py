@@ -71,6 +71,29 @@ def test_what_decides_no_number_changes_no_name(defaults, key, value):
     )
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["env=hopper-medium-v2"], "default-cee1aaaf"),
+        (["env=antmaze-umaze-v2"], "default-ff158f71"),
+        (["env=hopper-medium-v2", "algorithm.beta=3"], "default-cee1aaaf"),  # the default's 3.0
+        (["env=hopper-medium-v2", "algorithm.beta=10.0", "optimizer.lr=1e-4"], "beta=10.0,lr=0.0001-b1b2313d"),
+        (["env=hopper-medium-v2", "algorithm.beta=10", "optimizer.lr=0.0001"], "beta=10.0,lr=0.0001-b1b2313d"),
+        (["env=hopper-medium-v2", "+optimizer.betas=[0.9,0.99]"], "betas=0.9x0.99-3392cf79"),
+    ],
+)
+def test_names_stay_those_of_the_runs_that_people_have(overrides, name):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        own, defaults = (config.read(compose("config", words))[0] for words in (overrides, overrides[:1]))
+    assert configuration_name(own, defaults, "digest") == name
+
+
+def test_a_tracker_is_given_the_schemas_types(tmp_path):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        own = config.read(compose("config", ["algorithm.beta=3", f"runs={tmp_path}"]))[0]
+    assert repr(Run(own, own, "digest").tracked_settings["algorithm"]["beta"]) == "3.0"
+
+
 def test_other_data_is_another_run(defaults):
     assert configuration_name(defaults, defaults, "a") != configuration_name(defaults, defaults, "b")
 
