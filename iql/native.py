@@ -62,8 +62,8 @@ def load() -> Library:
 
     Raises Unavailable without a compiler (CC, else cc), or where it refuses.
     """
-    source = SOURCE.read_bytes()
-    name = hashlib.sha256(b"\0".join([source, *(flag.encode() for flag in FLAGS), _cpu()])).hexdigest()[:16]
+    made_of = [SOURCE.read_bytes(), *(word.encode() for word in (*_compiler(), *FLAGS)), _cpu()]
+    name = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
     kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "iql" / "native" / f"{name}.so"
     if _whole(kept):
         return _declared(ctypes.CDLL(str(kept)))
@@ -86,12 +86,19 @@ def load() -> Library:
 
 
 def _whole(kept: Path) -> bool:
-    """Whether a library is there and ends in its own digest: a damaged one would end the process that loads it."""
+    """Whether a library is there that this user made (or root), and ends in its own digest.
+
+    A damaged one would end the process that loads it; one of somebody else's could do anything.
+    """
     try:
-        content = kept.read_bytes()
+        content, owner = kept.read_bytes(), kept.stat().st_uid
     except OSError:
         return False
-    return hashlib.sha256(content[:-32]).digest() == content[-32:]
+    return owner in (0, os.geteuid()) and hashlib.sha256(content[:-32]).digest() == content[-32:]
+
+
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC") or "cc")
 
 
 def _cpu() -> bytes:
@@ -105,7 +112,7 @@ def _cpu() -> bytes:
 
 
 def _compile(made: Path) -> None:
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+    compiler = _compiler()
     try:
         done = subprocess.run(
             [*compiler, *FLAGS, "-o", str(made), str(SOURCE), "-lm"], capture_output=True, text=True, timeout=120

@@ -17,6 +17,7 @@ import numpy as np
 
 from iql.errors import UserError
 from iql.players import CHUNK, Act, play_chunk
+from iql.storage import replacing
 from iql.tasks import Task
 from iql.tasks.lockstep import Lockstep
 from iql.tasks.mazes import Maze
@@ -68,9 +69,8 @@ def film(task: Task, act: Act, seeds: Sequence[int], episodes: int, path: Path) 
         raise UserError(f"--video: {task.name} has no environment of ours to be drawn; leave --video out")
     chunk = list(seeds[:CHUNK])
     returns = np.zeros(min(episodes, len(chunk)))
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
-    try:
-        with Film(temporary) as film:
+    with replacing(path) as file:
+        with Film(Path(file.name)) as film:
             for index in range(len(returns)):
                 makers = list(task.env_makers(len(chunk)))
                 makers[index] = partial(_filmed, makers[index], task.maze, film)
@@ -78,14 +78,11 @@ def film(task: Task, act: Act, seeds: Sequence[int], episodes: int, path: Path) 
                 returns[index] = play_chunk(act, envs, chunk, False).returns[index]
                 envs.close()
         try:
-            found, _ = imageio_ffmpeg.count_frames_and_secs(str(temporary))
+            found, _ = imageio_ffmpeg.count_frames_and_secs(file.name)
         except RuntimeError:  # it is no film at all
             found = 0
         if found != film.frames:
             raise UserError(f"--video {path}: {found} of {film.frames} frames were written; is the disk full?")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return returns
 
 
@@ -107,10 +104,18 @@ class Film:
     def add(self, frame: np.ndarray, seconds: float) -> None:
         """A frame [HEIGHT, WIDTH, 3] uint8 that is shown for so many seconds."""
         if self._writer is None:
-            import imageio.v2 as imageio
+            from imageio_ffmpeg import write_frames
 
-            self._writer = imageio.get_writer(self.path, fps=1 / seconds, quality=8, ffmpeg_log_level="quiet")
-        self._writer.append_data(frame)
+            self._writer = write_frames(
+                str(self.path),
+                (frame.shape[1], frame.shape[0]),
+                fps=1 / seconds,
+                quality=8,
+                ffmpeg_log_level="quiet",
+                output_params=["-f", "mp4"],  # the name of a file that is being written does not say
+            )
+            self._writer.send(None)
+        self._writer.send(np.ascontiguousarray(frame))
         self.frames += 1
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from iql.errors import UserError
 
@@ -18,25 +21,37 @@ _ADVICE = {
 }
 
 
-def replace_file(path: Path, *parts: bytes | memoryview) -> None:
-    """Write `parts` as the content of `path`: temporary name beside it, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` to write its new content to, then put in its place: fsync, rename, fsync of the folder.
+
+    Its name is unlike that of any other writer, on other hosts and in other containers too: process ids are equal
+    there. It is deleted where the content cannot be written whole.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
-            for part in parts:
-                file.write(part)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what killed writes left in `folder`; only for the folder's one owner."""
-    for path in folder.glob(".*.tmp"):
+def replace_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Write `parts` as the content of `path`, whole or not at all."""
+    with replacing(path) as file:
+        for part in parts:
+            file.write(part)
+
+
+def remove_temporaries(folder: Path, of: str = "*") -> None:
+    """Delete what killed writes of the file `of` left in `folder`; only for who alone may write it now."""
+    for path in folder.glob(f".{of}.*.tmp"):
         path.unlink(missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from functools import partial
@@ -88,12 +89,24 @@ def fresh(monkeypatch, tmp_path):
     return tmp_path / "iql" / "native"
 
 
-def test_it_is_compiled_once_and_kept(fresh, monkeypatch):
+def test_it_is_compiled_once_for_a_compiler_and_kept(fresh, monkeypatch, tmp_path):
+    compiler, asked = tmp_path / "compiler", tmp_path / "asked"
+    compiler.write_text(f'#!/bin/sh\necho >> {asked}\nexec cc "$@"\n')
+    compiler.chmod(0o700)
+    for flag in ("", "", " -O1"):
+        monkeypatch.setenv("CC", f"{compiler}{flag}")
+        native.load()
+    assert len(asked.read_text()) == 2
+    assert [path.suffix for path in fresh.iterdir()] == [".so", ".so"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to somebody else")
+def test_a_library_of_somebody_else_is_not_loaded(fresh):
     native.load()
     (kept,) = fresh.iterdir()
-    assert kept.suffix == ".so"
-    monkeypatch.setenv("CC", "no-such-compiler")
+    os.chown(kept, 12345, -1)
     native.load()
+    assert kept.stat().st_uid == os.geteuid()  # made anew
 
 
 def test_a_damaged_library_is_made_anew(fresh):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +106,7 @@ class Follower:
 
     def _now(self) -> float:
         """The file server's time, where it can be had: hosts' clocks need not agree."""
-        probe = self.ledger.folder / f".clock.{os.getpid()}"
+        probe = self.ledger.folder / f".clock.{uuid.uuid4().hex}"
         try:
             probe.touch()
             return probe.stat().st_mtime

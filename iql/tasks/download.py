@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from iql.errors import UserError
-from iql.storage import sync_folder
+from iql.storage import replace_file, sync_folder
 
 if TYPE_CHECKING:
     from requests import Response
@@ -190,9 +190,7 @@ def _note(part: Path) -> Path:
 
 
 def _write_note(part: Path, known: dict[str, object]) -> None:
-    fresh = part.with_name(part.name + ".json.tmp")
-    fresh.write_text(json.dumps(known))
-    os.replace(fresh, _note(part))
+    replace_file(_note(part), json.dumps(known).encode())
 
 
 def _discard(part: Path) -> None:

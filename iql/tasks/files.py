@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import logging
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import h5py
 
 from iql.errors import UserError
+from iql.storage import replace_file
 from iql.tasks import download
 
 log = logging.getLogger(__name__)
@@ -125,14 +125,7 @@ def _held(path: Path) -> Path:
 
 
 def _record(sidecar: Path, digest: str, name: str) -> None:
-    fresh = sidecar.with_name(f"{sidecar.name}.{os.getpid()}.tmp")
     try:
-        with fresh.open("w") as file:
-            file.write(f"{digest}  {name}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, sidecar)
+        replace_file(sidecar, f"{digest}  {name}\n".encode())
     except OSError as error:  # a cache that others fill and that is read-only here is a good one
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
         log.info("the SHA-256 of %s could not be recorded beside it: %s", name, error.strerror)

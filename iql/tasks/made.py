@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from iql.errors import UserError
-from iql.storage import sync_folder
+from iql.storage import remove_temporaries, replacing
 from iql.tasks.d4rl import D4RLTask
 from iql.tasks.files import place_of_made
 from iql.tasks.mazes import MAZE2D, Maze
@@ -115,22 +114,11 @@ def make_file(name: str, maze: Maze, rows: int, seed: int) -> Path:
                 if (problem := complaint(path)) is None:
                     return path
                 log.warning("%s %s; making it anew", path, problem)
-            for stale in path.parent.glob(f".{path.name}.*.tmp"):
-                stale.unlink()  # its maker is gone: it would hold the lock
-            fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
-                with fresh.open("wb") as file:  # opened first: a folder that takes no files shows at once
-                    with _progress(path.name, rows) as progress:
-                        data = make_waypoint_data(maze, rows, seed, progress)
-                    file.write(_content(data))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(fresh, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    fresh.unlink(missing_ok=True)
-                raise
-            sync_folder(path.parent)
+            remove_temporaries(path.parent, path.name)  # their makers are gone: they would hold the lock
+            with replacing(path) as file:  # opened first: a folder that takes no files shows at once
+                with _progress(path.name, rows) as progress:
+                    data = make_waypoint_data(maze, rows, seed, progress)
+                file.write(_content(data))
     return path
 
 
