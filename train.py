@@ -163,10 +163,14 @@ def outcome(summary: dict[str, Any]) -> str:
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in summary["losses"].items() if loss is not None)
         return f"not evaluated, losses at the end: {losses or 'not logged'}"
     plain = summary["data"].get("scored") == "return"
-    shown = f"{'return' if plain else 'score'} {summary['score']:.1f} ({summary['headline']}"
-    shown += f"{', no references for a score' if plain else ''}), best {summary['best_score']:.1f}"
+    shown = f"{'return' if plain else 'score'} {_number(summary['score'])} ({summary['headline']}"
+    shown += f"{', no references for a score' if plain else ''}), best {_number(summary['best_score'])}"
     reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
     return f"{shown}{reached}, {summary['episodes']} episodes an evaluation"
+
+
+def _number(score: float | None) -> str:
+    return "not finite" if score is None else f"{score:.1f}"
 
 
 def main() -> None:

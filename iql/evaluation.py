@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
+
+from iql.errors import UserError
+from iql.tasks.lockstep import Failed, Lockstep
+
+
+class EpisodeError(UserError):
+    """An episode cannot be played to its end; the message names environment, episode and step."""
 
 
 @dataclass(frozen=True)
@@ -37,58 +45,134 @@ def evaluate(
     envs: VectorEnv,
     seeds: Sequence[Sequence[int]],
     keep_observations: bool = False,
+    first: int = 0,
 ) -> list[Episodes]:
-    """Roll out one episode for every seed, seeds[m][k] being episode k of member m.
+    """Roll out one episode for every seed, seeds[m][k] being episode first + k of member m.
 
     act: observations [M, E, observation_dim] float32 → actions [M, E, action_dim], always of all rows.
     envs: environments without autoreset; an ended one is reset to the next episode that waits. No step
     counts after an episode's end, and where the environments have `skips_ended` (tasks.lockstep) none is made.
+
+    Raises EpisodeError where an environment raises, or gives what is not finite.
     """
     members, episodes = len(seeds), len(seeds[0])
-    flat_seeds = [seed for member in seeds for seed in member]
-    total, slots = len(flat_seeds), envs.num_envs
+    total = members * episodes
+    table = _Table(envs, seeds, first, keep_observations)
+    actions = np.zeros((envs.num_envs, *_shape(envs.single_action_space)), np.float32)
     skips = getattr(envs, "skips_ended", False)
-    waiting = deque(range(total))
-    playing = np.array([waiting.popleft() if waiting else -1 for _ in range(slots)])
-    rows = np.zeros((total, *_shape(envs.single_observation_space)), np.float32)
-    actions = np.zeros((slots, *_shape(envs.single_action_space)), np.float32)
-    returns, lengths = np.zeros(total), np.zeros(total, np.int64)
-    seen: list[list[np.ndarray]] = [[] for _ in range(total)]
-
-    def begin(slots_to_reset: np.ndarray) -> None:
-        """New episodes in these slots; others would have to be stepped idly and are reset along."""
-        drawn = [flat_seeds[episode] if episode >= 0 else 0 for episode in playing]
-        reset: Callable = envs.reset  # vector environments take a seed for each, whatever the base class declares
-        observations, _ = reset(seed=drawn, options={"reset_mask": slots_to_reset})
-        for slot in np.flatnonzero(slots_to_reset & (playing >= 0)).tolist():
-            observe(slot, observations[slot])
-
-    def observe(slot: int, observation: np.ndarray) -> None:
-        episode = playing[slot]
-        rows[episode] = observation
-        if keep_observations:
-            seen[episode].append(rows[episode].copy())
-
-    begin(playing >= 0 if skips else np.ones(slots, bool))
-    while (on := playing >= 0).any():
-        chosen = act(rows.reshape(members, episodes, -1)).reshape(total, -1)
+    if isinstance(envs, Lockstep):
+        envs.ended[:] = True  # what an evaluation that failed left under way is not gone on with
+    table.begin(table.playing >= 0 if skips else np.ones(envs.num_envs, bool))
+    while (on := table.playing >= 0).any():
+        chosen = act(table.rows.reshape(members, episodes, -1)).reshape(total, -1)
         actions[:] = 0.0
-        actions[on] = chosen[playing[on]]
-        observations, rewards, terminated, truncated, _ = envs.step(actions)
-        returns[playing[on]] += rewards[on]
-        lengths[playing[on]] += 1
-        for slot in np.flatnonzero(on).tolist():
-            observe(slot, observations[slot])
-        over = terminated | truncated
-        ended = over & on
-        for slot in np.flatnonzero(ended).tolist():
-            playing[slot] = waiting.popleft() if waiting else -1
-        again = ended & (playing >= 0) if skips else over
+        actions[on] = chosen[table.playing[on]]
+        over = table.step(actions, on)
+        again = over & (table.playing >= 0) if skips else over
         if again.any():
-            begin(again)
-
+            table.begin(again)
     per_member = [slice(member * episodes, (member + 1) * episodes) for member in range(members)]
-    return [Episodes(returns[own], lengths[own], [np.stack(s) for s in seen[own] if s]) for own in per_member]
+    return [
+        Episodes(table.returns[own], table.lengths[own], [np.stack(s) for s in table.seen[own] if s])
+        for own in per_member
+    ]
+
+
+def first_step(envs: VectorEnv, seed: int) -> None:
+    """Reset the environments and take one step without moving, to see what that brings. Raises as evaluate."""
+    table = _Table(envs, [[seed + k for k in range(envs.num_envs)]], 0, False)
+    table.begin(np.ones(envs.num_envs, bool))
+    shape = (envs.num_envs, *_shape(envs.single_action_space))
+    table.step(np.zeros(shape, np.float32), np.ones(envs.num_envs, bool))
+
+
+class _Table:
+    """What has been seen of all episodes so far, and which environment (slot) plays which.
+
+    rows     [all episodes, observation_dim] float32: each one's last observation
+    playing  [slots]: the episode of each environment, -1 for none
+    """
+
+    def __init__(self, envs: VectorEnv, seeds: Sequence[Sequence[int]], first: int, keep_observations: bool) -> None:
+        self.envs = envs
+        self._episodes, self._first, self._keep = len(seeds[0]), first, keep_observations
+        self._seeds = [seed for member in seeds for seed in member]
+        total = len(self._seeds)
+        self._waiting = deque(range(total))
+        self.playing = np.array([self._next() for _ in range(envs.num_envs)])
+        self.rows = np.zeros((total, *_shape(envs.single_observation_space)), np.float32)
+        self.returns, self.lengths = np.zeros(total), np.zeros(total, np.int64)
+        self.seen: list[list[np.ndarray]] = [[] for _ in range(total)]
+        self._resetting = True
+
+    def begin(self, slots: np.ndarray) -> None:
+        """New episodes in these slots [slots] bool; others would have to be stepped idly and are reset along."""
+        drawn = [self._seeds[episode] if episode >= 0 else 0 for episode in self.playing]
+        reset: Callable = self.envs.reset  # vector environments take a seed for each, whatever the base class declares
+        self._resetting = True
+        with self._telling():
+            observations, _ = reset(seed=drawn, options={"reset_mask": slots})
+        fresh = slots & (self.playing >= 0)
+        self._observe(fresh, observations)
+        self._check("observation", self.rows[self.playing], fresh)
+
+    def step(self, actions: np.ndarray, on: np.ndarray) -> np.ndarray:
+        """One step of all; what the slots `on` gave counts. Returns which are over; those play what waited."""
+        self._resetting = False
+        self._check("action of the policy", actions, on)
+        with self._telling():
+            observations, rewards, terminated, truncated, _ = self.envs.step(actions)
+        over = terminated | truncated
+        self._check("reward", rewards, on)
+        self.returns[self.playing[on]] += rewards[on]
+        self._observe(on, observations)
+        self._check("observation", self.rows[self.playing], on & ~over)  # no action follows an episode's last one
+        self.lengths[self.playing[on]] += 1
+        for slot in np.flatnonzero(over & on).tolist():
+            self.playing[slot] = self._next()
+        return over
+
+    def _next(self) -> int:
+        return self._waiting.popleft() if self._waiting else -1
+
+    def _observe(self, slots: np.ndarray, observations: np.ndarray) -> None:
+        for slot in np.flatnonzero(slots).tolist():
+            episode = self.playing[slot]
+            with np.errstate(over="ignore"):  # becomes infinite and is told of
+                self.rows[episode] = observations[slot]
+            if self._keep:
+                self.seen[episode].append(self.rows[episode].copy())
+
+    def _check(self, what: str, values: np.ndarray, slots: np.ndarray) -> None:
+        """Raise EpisodeError unless the values [slots, …] of these slots are finite."""
+        if np.isfinite(values[slots]).all():
+            return
+        slot = next(slot for slot in np.flatnonzero(slots).tolist() if not np.isfinite(values[slot]).all())
+        flat = np.ravel(values[slot])
+        entry = int(np.flatnonzero(~np.isfinite(flat))[0])
+        raise self._failure(slot, f"{f'entry {entry} of ' if np.ndim(values[slot]) else ''}the {what} is {flat[entry]}")
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Whatever the environments raise as EpisodeError."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Failed as error:
+            raise self._failure(error.index, str(error)) from error
+        except Exception as error:
+            raise EpisodeError(f"{self._name} raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+    def _failure(self, slot: int, what: str) -> EpisodeError:
+        episode = max(self.playing[slot], 0)
+        number = self._first + episode % self._episodes + 1
+        when = "at its reset" if self._resetting else f"step {self.lengths[episode] + 1}"
+        return EpisodeError(f"{self._name}, episode {number} (seed {self._seeds[episode]}), {when}: {what}")
+
+    @property
+    def _name(self) -> str:
+        return f"the environment {getattr(self.envs, 'name', type(self.envs).__name__)}"
 
 
 def _shape(space: gymnasium.Space) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from torch import nn
 
 from iql.acting import Module, Perceptron
 from iql.draws import key
-from iql.evaluation import Episodes, joined
+from iql.errors import UserError
+from iql.evaluation import EpisodeError, Episodes, joined
 from iql.metrics import Record
 from iql.networks import Policy, Single
 from iql.players import Act, Players, pickled
@@ -155,9 +156,15 @@ class Evaluations:
             flight.over.wait(LOOK)
         if not flight.over.is_set():
             return None
-        for future in flight.futures:  # whatever failed comes first: the others may not be done
-            if future.done():
-                self._players.result(future)
+        try:
+            for future in flight.futures:  # whatever failed comes first: the others may not be done
+                if future.done():
+                    self._players.result(future)
+        except EpisodeError as error:
+            raise UserError(
+                f"the evaluation after update {flight.update} failed: {error}. The run keeps its checkpoints; the same "
+                "command goes on from the last one"
+            ) from error
         self.flight = None
         return flight, {
             place: joined([self._players.result(part) for part in parts]) for place, parts in flight.parts.items()

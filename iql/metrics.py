@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from iql.errors import UserError
+from iql.storage import from_json, to_json
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +30,7 @@ class MetricsFile:
 
     def append(self, record: Record) -> None:
         """Keep a record for the next flush."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._lines.append(json.dumps(finite))
+        self._lines.append(to_json(record))
 
     @property
     def due(self) -> bool:
@@ -107,7 +105,7 @@ _TRAIN = b'{"kind": "train",'
 
 def _record(line: bytes, path: Path, number: int) -> Record | None:
     try:
-        record = json.loads(line)
+        record = from_json(line)
     except ValueError:  # UnicodeDecodeError is one too
         record = None
     if isinstance(record, dict) and isinstance(record.get("update"), int) and "kind" in record:
@@ -125,7 +123,7 @@ def read_tail(path: Path) -> list[Record]:
     records = []
     for line in lines:
         with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
+            records.append(from_json(line))
     return records
 
 

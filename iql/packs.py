@@ -121,9 +121,7 @@ class Pack:
         a run's policy.
         """
         update = self.learner.update_count
-        for member, finite in zip(self.members, self.learner.finite(), strict=True):
-            if not member.idle and not finite:
-                self.fail(member, "a weight is not finite (NaN or infinite)")
+        self.fail_not_finite()
         for member in self.live:
             self.leases.check(member.run.directory)
             state = {
@@ -137,6 +135,12 @@ class Pack:
         for member in self.live:
             newest = checkpoints.updates_in(member.run.checkpoints)
             checkpoints.prune(member.run.checkpoints, newest[:keep])
+
+    def fail_not_finite(self) -> None:
+        """Stop the live members with a weight that is not finite; the others go on."""
+        for member, finite in zip(self.members, self.learner.finite(), strict=True):
+            if not member.idle and not finite:
+                self.fail(member, "a weight is not finite (NaN or infinite)")
 
     def fail(self, member: Member, reason: str) -> None:
         """Stop one member for good and keep its last checkpoint; the others go on."""

@@ -72,7 +72,10 @@ class Players:
         Raises UserError where a player died.
         """
         try:
-            futures = [self._pool.submit(_play, act, chunk, keep_observations) for chunk in _chunks(seeds)]
+            futures = [
+                self._pool.submit(_play, act, chunk, keep_observations, number * CHUNK)
+                for number, chunk in enumerate(_chunks(seeds))
+            ]
         except BrokenProcessPool:
             raise self._death() from None
         self._given = [future for future in self._given if not future.done()] + futures
@@ -252,22 +255,22 @@ def _ready() -> None:
         raise _portable(error) from error
 
 
-def _play(act: bytes, seeds: Sequence[int], keep_observations: bool) -> Episodes:
+def _play(act: bytes, seeds: Sequence[int], keep_observations: bool, first: int) -> Episodes:
     try:
-        return play_chunk(pickle.loads(act), _envs(), seeds, keep_observations)
+        return play_chunk(pickle.loads(act), _envs(), seeds, keep_observations, first)
     except Exception as error:
         raise _portable(error) from error
 
 
-def play_chunk(act: Act, envs: VectorEnv, seeds: Sequence[int], keep_observations: bool) -> Episodes:
-    """At most CHUNK episodes as a player plays them, in this process; act takes batches [CHUNK, …]."""
+def play_chunk(act: Act, envs: VectorEnv, seeds: Sequence[int], keep_observations: bool, first: int = 0) -> Episodes:
+    """At most CHUNK episodes, from number `first` on, as a player plays them; act takes batches [CHUNK, …]."""
     batch = np.zeros((CHUNK, *(envs.single_observation_space.shape or ())), np.float32)
 
     def padded(rows: np.ndarray) -> np.ndarray:
         batch[: len(seeds)] = rows[0]
         return act(batch)[None, : len(seeds)]
 
-    return evaluate(padded, envs, [seeds], keep_observations)[0]
+    return evaluate(padded, envs, [seeds], keep_observations, first)[0]
 
 
 def _portable(error: Exception) -> Exception:

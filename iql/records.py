@@ -39,12 +39,12 @@ def summary(
 ) -> dict[str, Any]:
     """What a run came to: its scores, each labelled, and all that a score needs beside it.
 
-    score is the headline: the mean of the last ten evaluations, or the final one; all scores are None without
-    an evaluation. losses are the means of the last ten train records. success [E] says, in mazes, which
-    episodes of the final evaluation reached the goal.
+    score is the headline: the mean of the last ten evaluations, or the final one; all scores are None without an
+    evaluation, and a mean over one that is not finite (a task's own arithmetic). losses are the means of the last
+    ten train records. success [E] says, in mazes, which episodes of the final evaluation reached the goal.
     """
     scores = [record["score"] for record in evaluations]
-    last10 = float(np.mean(scores[-10:])) if scores else None
+    last10 = _mean(scores[-10:])
     final = scores[-1] if scores else None
     headline = settings["evaluation"]["headline"]
     losses = {name: [record[f"{name}_loss"] for record in train[-10:]] for name in ("value", "q", "policy")}
@@ -57,10 +57,10 @@ def summary(
         "score": last10 if headline == "last10" else final,
         "final_score": final,
         "last10_score": last10,
-        "best_score": max(scores, default=None),
+        "best_score": max((score for score in scores if score is not None), default=None),
         "final_returns": evaluations[-1]["returns"] if evaluations else None,
         "success_rate": float(success.mean()) if success is not None else None,
-        "losses": {name: float(np.mean(values)) if values else None for name, values in losses.items()},
+        "losses": {name: _mean(values) for name, values in losses.items()},
         "episodes": settings["evaluation"]["episodes"],
         "evaluations": len(scores),
         **facts,
@@ -68,6 +68,12 @@ def summary(
         "physics": data.pop("physics"),
         "data": data,
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None of none, and where a value is unknown."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def successes(maze: Maze, episodes: Episodes) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -66,13 +67,31 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """`content` as JSON, written whole or not at all."""
-    replace_file(path, (json.dumps(content, indent=indent) + "\n").encode())
+    replace_file(path, (to_json(content, indent) + "\n").encode())
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """`content` as JSON, which knows no NaN and no infinity: null stands for them."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def from_json(text: str | bytes) -> Any:
+    """The content of JSON, of Python's kind with NaN and Infinity too, which become None. Raises ValueError."""
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or None if it does not exist. Raises UserError if it is damaged."""
     try:
-        return json.loads(path.read_text())
+        return from_json(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:

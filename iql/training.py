@@ -14,8 +14,8 @@ import torch
 from iql import checkpoints
 from iql.draws import Batches
 from iql.errors import UserError
-from iql.evaluation import Episodes
-from iql.inflight import Evaluations
+from iql.evaluation import Episodes, first_step
+from iql.inflight import Evaluations, episode_seeds
 from iql.learner import IQL
 from iql.leases import Leases
 from iql.metrics import Record, read_metrics
@@ -56,7 +56,11 @@ class Training:
         self.observation_mean, self.observation_std = data.observation_mean, data.observation_std
         self.batches = Batches(data, [run.seed for run in runs], self.settings["batch_size"], learner.device)
         if self.settings["evaluation"]["every"] is not None:
-            task.make_envs(1).close()  # what is wrong with them is said before anything is written
+            envs = task.make_envs(1)  # what is wrong with them is said before anything is written
+            try:
+                first_step(envs, episode_seeds(runs[0].seed, 0, 1, getattr(task, "run_seeded", False))[0])
+            finally:
+                envs.close()
 
     def run(self) -> None:
         """Train to the end. Raises Stopped on a signal, UserError if no member could finish."""
@@ -187,7 +191,10 @@ class Training:
             return
         if self.evaluations.flight is None or self.evaluations.flight.update < update:
             self._land(self._patience)
-        if self.evaluations.flight is None and not self.signals.received:
+        if self.evaluations.flight is not None or self.signals.received:
+            return
+        self.pack.fail_not_finite()  # an environment must not be blamed for what such a policy does in it
+        if self.pack.live:
             self.evaluations.begin(update, [member.place for member in self.pack.live])
 
     def _patience(self) -> bool:

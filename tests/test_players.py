@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -19,7 +20,7 @@ from hydra.utils import instantiate
 from iql.acting import Perceptron
 from iql.config import read
 from iql.errors import UserError
-from iql.evaluation import Episodes, joined
+from iql.evaluation import EpisodeError, Episodes, joined
 from iql.players import CHUNK, MOST, Players, step_seconds
 from iql.schema import constructor_arguments
 from iql.tasks import simulators
@@ -61,6 +62,11 @@ class Unlucky(Exception):
 
     def __init__(self, number: int, name: str) -> None:
         super().__init__(f"{number} is {name}")
+
+
+def unlucky(number: int, observations: np.ndarray) -> np.ndarray:
+    """A policy that fails."""
+    raise Unlucky(number, "the policy")
 
 
 class OddTask:
@@ -182,8 +188,10 @@ def test_closing_ends_players_in_the_middle_of_a_chunk(players_of):
 
 def test_what_an_environment_raises_arrives_even_if_it_cannot_travel(players_of):
     players = players_of(OddTask())
-    with pytest.raises(RuntimeError, match="Unlucky: 13 is thirteen"):
-        played(players, perceptron(1, 1), [13])
+    with pytest.raises(EpisodeError, match=r"Odd, episode 7 \(seed 13\), step 1: raised Unlucky: 13 is thirteen"):
+        played(players, perceptron(1, 1), [*range(6), 13])
+    with pytest.raises(RuntimeError, match="Unlucky: 1 is the policy"):
+        played(players, pickle.dumps(partial(unlucky, 1)), [1])
     with pytest.raises(np.linalg.LinAlgError, match="square"):
         played(players, pickle.dumps(np.linalg.inv), [1])
     assert played(players, perceptron(1, 1), [5]).returns.tolist() == [5]

@@ -11,6 +11,7 @@ import gymnasium
 
 from iql.errors import UserError
 from iql.tasks import files, hdf5, npz, spaces
+from iql.tasks.interface import ADAPT, held
 from iql.tasks.physics import version_of
 from iql.tasks.recorded import RecordedTask
 from iql.tasks.rows import Rows
@@ -82,6 +83,8 @@ class FileTask(RecordedTask):
         """One environment, for what can be asked of it. Raises UserError."""
         assert self.gym_id is not None
         env = _made(self.gym_id, self.horizon)
+        if missing := [what for what in ("observation_space", "action_space") if not hasattr(env, what)]:
+            raise UserError(f"env.gym_id={self.gym_id} has no {' and no '.join(missing)}: give it Gymnasium's spaces")
         spaces.check(env.observation_space, env.action_space, f"env.gym_id={self.gym_id}")
         return env
 
@@ -97,13 +100,14 @@ class FileTask(RecordedTask):
 
 def _made(gym_id: str, horizon: int | None) -> gymnasium.Env:
     try:
-        return gymnasium.make(gym_id, max_episode_steps=horizon, disable_env_checker=True)
-    except Exception as error:  # whatever a foreign environment's constructor may raise
+        return held(gymnasium.make(gym_id, max_episode_steps=horizon, disable_env_checker=True))
+    except (Exception, SystemExit) as error:  # whatever a foreign module or constructor may raise
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"env.gym_id={gym_id} cannot be made ({reason or type(error).__name__}): install its package, or name the "
-            "module that registers it, env.gym_id=MODULE:ID"
-        ) from error
+        advice = "install its package, or name the module that registers it, env.gym_id=MODULE:ID"
+        if isinstance(error, TypeError):
+            foreign = "Gymnasium" in reason or "gymnasium.Env" in reason
+            advice = ADAPT if foreign else "register it with the arguments that it needs (gymnasium.register's kwargs)"
+        raise UserError(f"env.gym_id={gym_id} cannot be made ({reason or type(error).__name__}): {advice}") from error
 
 
 def _flat(gym_id: str, horizon: int | None, scale: Any) -> gymnasium.Env:

@@ -9,9 +9,21 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from iql.tasks.interface import Breach
+
+
+class Failed(Exception):
+    """One of several environments could not be reset or stepped; index: which, the message says why."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
 
 class Lockstep(SyncVectorEnv):
     """Gymnasium's SyncVectorEnv with autoreset disabled that leaves ended environments alone.
+
+    name         the environments' id, or the name of their class
 
     ended        [num] bool: whether an episode is over, or never began: such an environment keeps its last
                  observation, gets no reward and takes no time until it is reset
@@ -28,11 +40,13 @@ class Lockstep(SyncVectorEnv):
         self._rows = np.zeros((self.num_envs, *(space.shape or ())), space.dtype)
         self._terminated, self._truncated = np.zeros((2, self.num_envs), bool)
         self.ended = np.ones(self.num_envs, bool)
+        first = self.envs[0]
+        self.name = first.spec.id if first.spec else type(first.unwrapped).__name__
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """New episodes: of all, or of those in options["reset_mask"] [num] bool."""
+        """New episodes: of all, or of those in options["reset_mask"] [num] bool. Raises Failed."""
         if seed is None or isinstance(seed, int):
             seed = [None if seed is None else seed + index for index in range(self.num_envs)]
         if len(seed) != self.num_envs:
@@ -40,20 +54,38 @@ class Lockstep(SyncVectorEnv):
         left = dict(options or {})
         mask = left.pop("reset_mask", np.ones(self.num_envs, bool))
         for index in np.flatnonzero(mask).tolist():
-            self._rows[index], _ = self.envs[index].reset(seed=seed[index], options=left or None)
+            with _failing(index):
+                self._rows[index], _ = self.envs[index].reset(seed=seed[index], options=left or None)
             self._terminated[index] = self._truncated[index] = self.ended[index] = False
         return self._rows.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One step, with actions [num, action_dim], of those whose episode is on."""
+        """One step, with actions [num, action_dim], of those whose episode is on. Raises Failed."""
         rewards = np.zeros(self.num_envs)
         for index in np.flatnonzero(~self.ended).tolist():
-            (
-                self._rows[index],
-                rewards[index],
-                self._terminated[index],
-                self._truncated[index],
-                _,
-            ) = self.envs[index].step(actions[index])
+            with _failing(index):
+                (
+                    self._rows[index],
+                    rewards[index],
+                    self._terminated[index],
+                    self._truncated[index],
+                    _,
+                ) = self.envs[index].step(actions[index])
         self.ended = self.ended | self._terminated | self._truncated
         return self._rows.copy(), rewards, self._terminated.copy(), self._truncated.copy(), {}
+
+
+class _failing:  # noqa: N801
+    """Whatever an environment raises, an attempt to end the process included, as Failed with its own words."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if isinstance(error, Breach):
+            raise Failed(self._index, str(error)) from error
+        if isinstance(error, Exception | SystemExit):
+            words = " ".join(str(error).split())
+            raise Failed(self._index, f"raised {type(error).__name__}{words and f': {words}'}") from error

@@ -20,6 +20,7 @@ from iql.episodes import qlearning_rows
 from iql.errors import UserError
 from iql.tasks import minari_folder, rows, spaces
 from iql.tasks.files import sha256
+from iql.tasks.interface import held
 from iql.tasks.minari_folder import told
 from iql.tasks.physics import version_of
 from iql.tasks.recorded import RecordedTask
@@ -175,7 +176,7 @@ def _recovered(dataset: MinariDataset, horizon: int | None) -> gymnasium.Env:
     evaluated = "eval_env_spec" in dataset.storage.metadata
     what = f"the environment {_env_id(dataset)} of {dataset.id} cannot be made"
     with told(what, "install its package, or train with evaluation=none", _say):
-        return dataset.recover_environment(eval_env=evaluated, disable_env_checker=True, **options)
+        return held(dataset.recover_environment(eval_env=evaluated, disable_env_checker=True, **options))
 
 
 def _flat(dataset: MinariDataset, horizon: int | None, scale: spaces.ActionScale) -> gymnasium.Env:

@@ -133,7 +133,7 @@ def told(what: str, advice: str, say: Callable[[str], None] = log.info) -> Itera
             yield
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             mend = "install what is missing" if isinstance(error, ImportError) else advice
             raise UserError(f"{what} ({reason}); {mend}") from error
