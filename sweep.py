@@ -22,6 +22,7 @@ from iql.launching import command, grid, plan, tables
 from iql.launching.ledger import Ledger
 from iql.launching.standing import FAILED, UNKNOWN, Follower, Standing
 from iql.launching.submission import submit
+from iql.trust import LAUNCHERS
 
 
 def main() -> int:
@@ -53,7 +54,7 @@ def sweep(words: list[str], dry_run: bool, retry: bool) -> None:
     folder = plan.sweep_folder(runs[0].run)
     ledger = Ledger(folder)
     with contextlib.nullcontext() if dry_run else ledger.lock():
-        follower = Follower(ledger)
+        follower = Follower(ledger, LAUNCHERS | {asked.launcher["_target_"]})
         standings = follower.standings([each.run.id for each in runs], trust=False)
         chosen = plan.to_train(standings, runs, retry)
         packs = plan.packs(runs, chosen, standings, launcher)

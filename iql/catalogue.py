@@ -21,6 +21,7 @@ from iql.complaints import composition_problem, target_problems
 from iql.errors import UserError
 from iql.schema import constructor_arguments
 from iql.tasks import files
+from iql.trust import TASKS, check_environment, made
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -82,6 +83,19 @@ def task(node: dict[str, Any]) -> Any:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         raise
+
+
+def recorded_task(manifest: dict[str, Any], source: str, trust: bool = False) -> Any:
+    """The task of a run's manifest, which may be somebody else's; source: the run, for an error's line.
+
+    trust: make it of whatever class and environment it names, which runs their code. Raises UserError for one of
+    another class than this project's own, an environment whose module would be imported, or one that cannot be.
+    """
+    env = manifest["settings"].get("env")
+    node = constructor_arguments("env", env) if isinstance(env, dict) else env
+    if not trust and isinstance(node, dict):
+        check_environment(str(node.get("gym_id")), source)
+    return made(node, TASKS, f"{source}: its task", trust)
 
 
 def own_place(node: dict[str, Any]) -> Path | None:

@@ -6,8 +6,7 @@ action = policy.act(observation)
 
 from __future__ import annotations
 
-import importlib
-from functools import partial
+import itertools
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,17 +17,19 @@ from torch import Tensor, nn
 from iql.errors import UserError
 from iql.networks import Single, build
 from iql.trained import Trained, read_trained
+from iql.trust import NETWORKS, factory
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 
-def load_policy(source: Path | str) -> TrainedPolicy:
+def load_policy(source: Path | str, trust: bool = False) -> TrainedPolicy:
     """The policy of a run's directory, of a networks.ckpt or checkpoint, or of an exported .safetensors file.
 
-    Of an unfinished run it is that of the newest checkpoint (`update` says which). Raises UserError for what is no
-    run or policy, damaged, from a newer version, or of a class that cannot be imported.
+    Of an unfinished run it is that of the newest checkpoint (`update` says which). trust: make it of whatever class
+    the file names, which runs that class's code; else only this project's own classes are made. Raises UserError for
+    what is no run or policy, damaged, from a newer version, or of a class that is not trusted or cannot be imported.
     """
-    return TrainedPolicy(read_trained(source))
+    return TrainedPolicy(read_trained(source), trust)
 
 
 class TrainedPolicy(nn.Module):
@@ -44,7 +45,7 @@ class TrainedPolicy(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, trained: Trained):
+    def __init__(self, trained: Trained, trust: bool = False):
         super().__init__()
         self.trained = trained
         self.task: str = trained.policy["task"]
@@ -55,10 +56,7 @@ class TrainedPolicy(nn.Module):
         self.register_buffer("mean", torch.from_numpy(trained.mean))
         self.register_buffer("std", torch.from_numpy(trained.std))
         weights = trained.networks["policy"]
-        network = make_network(trained, "policy", ["policy"], action_dim=self.action_dim)
-        own = dict(network.named_parameters())
-        if {name: p.shape[1:] for name, p in own.items()} != {name: w.shape for name, w in weights.items()}:
-            raise UserError(f"{trained.source}: its weights do not fit {trained.policy['network']['_target_']}")
+        network = make_network(trained, "policy", trust)
         self.network = Single(network, weights)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -91,25 +89,35 @@ class TrainedPolicy(nn.Module):
         return actions.cpu().numpy() if isinstance(observations, np.ndarray) else actions.to(inputs.device)
 
 
-def make_network(trained: Trained, name: str, parts: list[str], **dims: int) -> nn.Module:
-    """A pack of one of a run's networks, with initial weights. Raises UserError for a class that cannot be had."""
-    node = trained.policy["network"] if name == "policy" else (trained.manifest or {})["settings"]["network"][name]
-    cls = _imported(node["_target_"])
-    arguments = {key: _made(value) for key, value in node.items() if key != "_target_"}
-    return build(partial(cls, **arguments), parts, [trained.policy["seed"]], observation_dim=len(trained.mean), **dims)
+def make_network(trained: Trained, name: str, trust: bool = False) -> nn.Module:
+    """A pack of one of a run's networks, policy or value, with initial weights of the shapes that were saved.
 
-
-def _made(value: Any) -> Any:
-    """What Hydra would make of a setting: an object where it has a _target_."""
-    if isinstance(value, dict):
-        made = {key: _made(part) for key, part in value.items() if key != "_target_"}
-        return _imported(value["_target_"])(**made) if "_target_" in value else made
-    return [_made(part) for part in value] if isinstance(value, list) else value
-
-
-def _imported(target: str) -> Any:
-    module, _, name = target.rpartition(".")
+    trust as in load_policy. Raises UserError for a class that is not trusted, cannot be had, or does not fit.
+    """
+    settings = (trained.manifest or {}).get("settings", {})
+    node = trained.policy["network"] if name == "policy" else settings["network"][name]
+    make = factory(node, NETWORKS, f"{trained.source}: its {name} network", trust)
+    sizes = {"observation_dim": len(trained.mean)}
+    if name == "policy":
+        sizes["action_dim"] = trained.policy["action_dim"]
+    shapes = {parameter: tuple(weight.shape) for parameter, weight in trained.networks[name].items()}
+    misfit = UserError(f"{trained.source}: the weights of its {name} network do not fit {node['_target_']}")
+    if node["_target_"] in NETWORKS and not _fits(node, sizes.get("action_dim", 1), sizes["observation_dim"], shapes):
+        raise misfit  # before it is made: a file may claim any size
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{target} cannot be imported ({error}): put its module on PYTHONPATH") from error
+        network = build(make, [name], [trained.policy["seed"]], **sizes)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{trained.source}: {node['_target_']} cannot be made of what it says ({error})") from error
+    if {parameter: tuple(p.shape[1:]) for parameter, p in network.named_parameters()} != shapes:
+        raise misfit
+    return network
+
+
+def _fits(node: dict[str, Any], outputs: int, inputs: int, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether the kernels that were saved have the widths that a network of this project's own would have."""
+    hidden = node.get("hidden_dims")
+    if not isinstance(hidden, list):
+        return False
+    widths = [inputs, *hidden, outputs]
+    kernels = {f"net.kernels.{n}": pair for n, pair in enumerate(itertools.pairwise(widths))}
+    return kernels == {name: shape for name, shape in shapes.items() if name.startswith("net.kernels.")}

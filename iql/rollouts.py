@@ -27,20 +27,20 @@ def seeds_of(trained: Trained, task: Task, seed: int, episodes: int) -> list[int
     return episode_seeds(trained.policy["seed"], trained.update, episodes, run_seeded, again=seed)
 
 
-def act_of(trained: Trained) -> Act:
-    """The policy with its mean action, for batches [CHUNK, observation_dim]. Raises UserError."""
-    network = make_network(trained, "policy", ["policy"], action_dim=trained.policy["action_dim"])
+def act_of(trained: Trained, trust: bool = False) -> Act:
+    """The policy with its mean action, for batches [CHUNK, observation_dim]; trust as in iql.load_policy.
+
+    Raises UserError.
+    """
+    network = make_network(trained, "policy", trust)
     return actor(network, trained.networks["policy"], trained.mean, trained.std)
 
 
-def play(
-    trained: Trained, task: Task, seeds: Sequence[int], workers: int | None, keep_observations: bool = False
-) -> Episodes:
+def play(act: Act, task: Task, seeds: Sequence[int], workers: int | None, keep_observations: bool = False) -> Episodes:
     """Play an episode for each seed with a progress bar; neither workers nor what plays when changes a bit of it.
 
     workers: processes, None for one a core. Raises UserError for a task or policy that cannot be sent to them.
     """
-    act = act_of(trained)
     players = Players(task, workers, 1, len(seeds))
     try:
         parts = players.play(pickled(act, f"the policy {type(act).__name__}"), seeds, keep_observations)
@@ -53,11 +53,14 @@ def play(
         players.close()
 
 
-def values_of(trained: Trained) -> Callable[[np.ndarray], np.ndarray]:
-    """V [G] of observations [G, observation_dim]. Raises UserError for a policy without its run's other networks."""
+def values_of(trained: Trained, trust: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+    """V [G] of observations [G, observation_dim]; trust as in iql.load_policy.
+
+    Raises UserError for a policy without its run's other networks.
+    """
     if "value" not in trained.networks or trained.manifest is None:
         raise UserError(f"{trained.source}: has no value network with it; give its run's directory")
-    network = make_network(trained, "value", ["value"]).eval()
+    network = make_network(trained, "value", trust).eval()
     for name, parameter in network.named_parameters():
         parameter.data = trained.networks["value"][name][None]
 

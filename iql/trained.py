@@ -12,7 +12,7 @@ import numpy as np
 
 from iql import checkpoints
 from iql.errors import UserError
-from iql.storage import read_json
+from iql.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -84,22 +84,27 @@ def _final(path: Path) -> Trained:
         state = checkpoints.read(path)
     except checkpoints.Damaged as error:
         raise UserError(f"{path}: {error}; a run's own is made again by the command that trained it") from error
-    if "learner" in state:
-        return _of_state(path, state["learner"]["update"], state, state["learner"], path.parent.parent)
-    return _of_state(path, state["update"], state, state, path.parent)
+    holder, directory = (state["learner"], path.parent.parent) if "learner" in state else (state, path.parent)
+    if not isinstance(holder, dict) or type(holder.get("update")) is not int:
+        raise UserError(f"{path}: no policy of iql's: it does not say after which update its weights are")
+    return _of_state(path, holder["update"], state, holder, directory)
 
 
 def _of_state(path: Path, update: int, state: dict[str, Any], holder: dict[str, Any], directory: Path) -> Trained:
     """holder: the part of the state that has the networks."""
-    manifest = read_json(directory / "manifest.json")
-    networks, policy = holder["networks"], state.get("policy")
-    if policy is None and manifest is not None and "observation_mean" in state:  # before the file itself described it
-        actions = next(reversed(networks["policy"].values())).shape[-1]
-        policy = description(manifest["settings"], len(state["observation_mean"]), actions)
-    if policy is None:
+    manifest = read_manifest(directory)
+    policy: Any = state.get("policy")
+    if policy is None and (manifest is None or "observation_mean" not in state):
         raise UserError(f"{path}: from an older iql, does not say what its policy is; let its run go on to the end")
-    _check(policy, path)
-    mean, std = state["observation_mean"].numpy(), state["observation_std"].numpy()
+    try:
+        networks = holder["networks"]
+        mean, std = state["observation_mean"].numpy(), state["observation_std"].numpy()
+        if policy is None and manifest is not None:  # before the file itself described it
+            actions = next(reversed(networks["policy"].values())).shape[-1]
+            policy = description(manifest["settings"], len(mean), actions)
+    except (AttributeError, IndexError, KeyError, TypeError, StopIteration) as error:
+        raise UserError(f"{path}: is no policy of iql's ({type(error).__name__}: {error})") from error
+    _check(policy, networks, mean, std, path)
     return Trained(path, update, policy, networks, mean, std, manifest)
 
 
@@ -111,14 +116,34 @@ def _exported(path: Path) -> Trained:
     try:
         with safe_open(path, "pt") as file:
             policy = json.loads((file.metadata() or {})["iql"])
-            _check(policy, path)
             weights = {name: file.get_tensor(name) for name in policy["parameters"]}
             mean, std = (file.get_tensor(name).numpy() for name in ("observation_mean", "observation_std"))
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+            update = policy["update"]
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: damaged, or not exported by iql ({error})") from error
-    return Trained(path, policy["update"], policy, {"policy": weights}, mean, std, None)
+    _check(policy, {"policy": weights}, mean, std, path)
+    return Trained(path, update, policy, {"policy": weights}, mean, std, None)
 
 
-def _check(policy: dict[str, Any], path: Path) -> None:
-    if policy["format"] > FORMAT:
+_DESCRIBED = {"format": int, "task": str, "seed": int, "network": dict, "observation_dim": int, "action_dim": int}
+
+
+def _check(policy: Any, networks: Any, mean: np.ndarray, std: np.ndarray, path: Path) -> None:
+    """Raise UserError unless this is what a policy's description, weights and statistics look like."""
+    if isinstance(policy, dict) and isinstance(policy.get("format"), int) and policy["format"] > FORMAT:
         raise UserError(f"{path}: from a newer iql (format {policy['format']}, this one reads {FORMAT}); update iql")
+    wrong = [
+        name for name, kind in _DESCRIBED.items() if not (isinstance(policy, dict) and type(policy.get(name)) is kind)
+    ]
+    if wrong:
+        raise UserError(f"{path}: does not say what its policy is ({', '.join(wrong)}); it is damaged")
+    named = isinstance(networks, dict) and "policy" in networks
+    if not named or not all(isinstance(weights, dict) and _tensors(weights) for weights in networks.values()):
+        raise UserError(f"{path}: holds no networks of iql's; it is damaged")
+    size = (policy["observation_dim"],)
+    if not (mean.shape == std.shape == size and mean.dtype == std.dtype == np.float32):
+        raise UserError(f"{path}: its observation statistics are {mean.shape} where {size} is needed; it is damaged")
+
+
+def _tensors(weights: dict[str, Any]) -> bool:
+    return all(hasattr(weight, "dtype") and hasattr(weight, "shape") for weight in weights.values())

@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--filmed", type=int, default=3, metavar="N", help="how many, at most 5 (default 3)")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="in mazes: the ways taken, over V")
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="every episode's return, length and seed")
+    parser.add_argument("--trust", action="store_true", help="run classes that the run names and iql does not have")
     options = parser.parse_args()
     return complaints.exit_code_of(lambda: evaluate(options))
 
@@ -86,18 +87,19 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.video is not None:
         choose_backend()  # before mujoco is imported, with the task
 
-    from iql.catalogue import task as make_task
+    from iql.catalogue import recorded_task
     from iql.records import successes
     from iql.rollouts import act_of, play, seeds_of
 
-    task = make_task(trained.manifest["settings"]["env"])
+    task = recorded_task(trained.manifest, str(options.run), options.trust)
+    act = act_of(trained, options.trust)
     if options.picture is not None and task.maze is None:
         raise UserError(f"--picture: {task.name} is no maze; --video FILE.mp4 films it")
     seeds = seeds_of(trained, task, options.seed, options.episodes)
     if options.video is not None:  # first, for what it may be refused for
-        filmed = film(task, act_of(trained), seeds, options.filmed, options.video)
+        filmed = film(task, act, seeds, options.filmed, options.video)
     keep = task.maze is not None and (options.picture is not None or task.maze.dense)
-    episodes = play(trained, task, seeds, options.workers, keep)
+    episodes = play(act, task, seeds, options.workers, keep)
     if options.video is not None and not np.array_equal(filmed, episodes.returns[: len(filmed)]):
         played = episodes.returns[: len(filmed)]
         print(
@@ -109,7 +111,7 @@ def evaluate(options: argparse.Namespace) -> None:
     outcome = Outcome(trained, task, options.seed, seeds, episodes, scores, reached, facts)
     tell(outcome)
     if options.picture is not None:
-        picture(options.picture, outcome)
+        picture(options.picture, outcome, options.trust)
     if options.save is not None:
         save(options.save, outcome)
     for file in (options.video, options.picture, options.save):
@@ -146,7 +148,7 @@ def interval(values: np.ndarray, digits: int = 1) -> str:
     return "" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
 
 
-def picture(path: Path, outcome: Outcome) -> None:
+def picture(path: Path, outcome: Outcome, trust: bool) -> None:
     """The ways taken, over V."""
     from iql.records import value_map
     from iql.reporting.figures import draw_value_map
@@ -154,7 +156,7 @@ def picture(path: Path, outcome: Outcome) -> None:
 
     trained = outcome.trained
     title = f"{trained.policy['task']}  ·  seed {trained.policy['seed']}  ·  update {trained.update:,}"
-    content = value_map(outcome.task.maze, values_of(trained), outcome.episodes)
+    content = value_map(outcome.task.maze, values_of(trained, trust), outcome.episodes)
     draw_value_map(io.BytesIO(content), title, path)
 
 

@@ -27,12 +27,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's directory")
     parser.add_argument("--out", nargs="+", type=Path, required=True, metavar="FILE", help=", ".join(FORMATS))
+    parser.add_argument("--trust", action="store_true", help="run classes that the run names and iql does not have")
     options = parser.parse_args()
-    return complaints.exit_code_of(lambda: write(options.run, options.out))
+    return complaints.exit_code_of(lambda: write(options.run, options.out, options.trust))
 
 
-def write(run: Path, files: list[Path]) -> None:
-    """The policy in every form, and a card beside each name. Raises UserError."""
+def write(run: Path, files: list[Path], trust: bool) -> None:
+    """The policy in every form, and a card beside each name; trust as in iql.load_policy. Raises UserError."""
     for file in files:
         if file.suffix not in FORMATS:
             raise UserError(f"--out {file}: must end in {', '.join(FORMATS)}")
@@ -40,7 +41,7 @@ def write(run: Path, files: list[Path]) -> None:
             raise UserError(f"--out {file}: there is no folder {file.parent}; make it first")
     if run.is_file():
         raise UserError(f"{run}: give the directory of its run, which the model card is made of")
-    policy = load_policy(run)
+    policy = load_policy(run, trust)
     if policy.settings is not None and policy.update < policy.settings["updates"]:
         print(f"{run}: under way; the policy is that of update {policy.update:,}")
     for file in files:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from hydra.utils import instantiate
 from rich.console import Group, RenderableType
 from rich.live import Live
 
@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from iql import complaints
 from iql.errors import UserError
 from iql.launching import tables
-from iql.launching.ledger import Ledger, Submission
-from iql.launching.standing import FAILED, LOST, RUNNING, UNKNOWN, WAITING, Follower, Standing
+from iql.launching.ledger import Ledger, Submission, check_job
+from iql.launching.standing import FAILED, LOST, RUNNING, UNKNOWN, WAITING, Follower, Standing, by_kind
 from iql.launching.submission import submit
 
 
@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="between two looks (default 10)")
     parser.add_argument("--retry", action="store_true", help="submit the failed and the lost runs again, as they were")
     parser.add_argument("--cancel", action="store_true", help="take back what waits and stop what runs; all is saved")
+    parser.add_argument("--trust", action="store_true", help="run classes and commands that the folder names")
     options = parser.parse_args()
     return complaints.exit_code_of(lambda: follow(options))
 
@@ -45,10 +46,10 @@ def follow(options: argparse.Namespace) -> None:
         raise UserError(f"{options.sweep}: no such folder; a sweep's is runs/NAME")
     ledger = Ledger(options.sweep)
     if options.cancel:
-        cancel(ledger)
+        cancel(Follower(ledger, trust=options.trust))
     if options.retry:
-        retry(ledger)
-    watch(ledger, options.sweep, options.every if options.watch else None)
+        retry(Follower(ledger, trust=options.trust))
+    watch(Follower(ledger, trust=options.trust), options.sweep, options.every if options.watch else None)
 
 
 def picture(standings: Mapping[str, Standing], notes: list[str], sweep: Path) -> RenderableType:
@@ -61,9 +62,8 @@ def picture(standings: Mapping[str, Standing], notes: list[str], sweep: Path) ->
     return Group(*(part for part in parts if part is not None))
 
 
-def watch(ledger: Ledger, sweep: Path, every: float | None) -> None:
+def watch(follower: Follower, sweep: Path, every: float | None) -> None:
     """Draw the picture once, or anew every so many seconds until every run has ended; in a log, one below the other."""
-    follower = Follower(ledger)
     if every is None:
         tables.console().print(picture(follower.standings(), follower.notes, sweep))
         return
@@ -78,22 +78,25 @@ def watch(ledger: Ledger, sweep: Path, every: float | None) -> None:
             time.sleep(every)
 
 
-def cancel(ledger: Ledger) -> None:
+def cancel(follower: Follower) -> None:
     """Cancel every submission that still has something to do."""
+    ledger = follower.ledger
     with ledger.lock():
-        kinds: dict[str, list[Submission]] = {}
-        for submission in ledger.submissions():
-            if not submission.cancelled:
-                ledger.mark_cancelled(submission)
-                kinds.setdefault(submission.launcher["_target_"], []).append(submission)
-    for own in kinds.values():
-        instantiate(own[-1].launcher, _convert_="all").cancel(own)
+        kinds = by_kind(each for each in ledger.submissions() if not each.cancelled)
+        launchers = [follower.launcher(own[-1]) for own in kinds]  # before anything is marked
+        for submission in itertools.chain.from_iterable(kinds):
+            ledger.mark_cancelled(submission)
+    for launcher, own in zip(launchers, kinds, strict=True):
+        launcher.cancel(own)
 
 
-def retry(ledger: Ledger) -> None:
-    """Submit the jobs of failed and lost runs anew, through the launcher that had them, with the code as it is now."""
+def retry(follower: Follower) -> None:
+    """Submit the jobs of failed and lost runs anew, through the launcher that had them, with the code as it is now.
+
+    Raises UserError for a sweep that names code or commands, unless it is trusted.
+    """
+    ledger = follower.ledger
     with ledger.lock():
-        follower = Follower(ledger)
         standings = follower.standings(trust=False)
         latest = {
             run: (submission, index)
@@ -107,6 +110,8 @@ def retry(ledger: Ledger) -> None:
             if standings[run].state in (FAILED, LOST)
             and not any(standings[other].state in (RUNNING, WAITING, UNKNOWN) for other in submission.jobs[index])
         }
+        for (_, index), submission in again.items() if not follower.trust else ():
+            check_job(submission, submission.line(index))
         launchers: dict[str, list[tuple[Submission, int]]] = {}
         for (_, index), submission in again.items():
             launchers.setdefault(str(submission.launcher), []).append((submission, index))

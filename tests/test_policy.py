@@ -82,7 +82,7 @@ def observations(policy: TrainedPolicy, count: int = 5) -> np.ndarray:
 
 
 def export(run: Path, *out: Path, expected: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "export.py"), str(run), "--out", *map(str, out)]
+    command = [sys.executable, str(ROOT / "scripts" / "export.py"), str(run), "--trust", "--out", *map(str, out)]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(run.parents[4])}
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert result.returncode == expected, result.stdout + result.stderr
@@ -90,10 +90,10 @@ def export(run: Path, *out: Path, expected: int = 0) -> subprocess.CompletedProc
 
 
 def test_it_acts_as_its_evaluations_do(run):
-    policy = iql.load_policy(run)
+    policy = iql.load_policy(run, trust=True)
     assert (policy.task, policy.update, policy.observation_dim, policy.action_dim) == ("maze2d-umaze-made", 60, 4, 2)
     rows = observations(policy)
-    np.testing.assert_allclose(policy.act(rows), act_of(policy.trained)(rows), atol=2e-6)
+    np.testing.assert_allclose(policy.act(rows), act_of(policy.trained, trust=True)(rows), atol=2e-6)
     assert np.abs(policy.act(100 * rows)).max() <= 1
 
 
@@ -153,9 +153,9 @@ print(iql.load_policy({str(runs("gaussian"))!r}).act([0.0, 0.0, 0.0, 0.0]).shape
 
 
 def test_a_file_by_itself_is_enough(run, tmp_path):
-    policy = iql.load_policy(run)
+    policy = iql.load_policy(run, trust=True)
     shutil.copy(run / "networks.ckpt", tmp_path / "mine.ckpt")
-    alone = iql.load_policy(tmp_path / "mine.ckpt")
+    alone = iql.load_policy(tmp_path / "mine.ckpt", trust=True)
     assert alone.settings is None
     assert policy.settings["seed"] == 3
     np.testing.assert_array_equal(alone.act(observations(policy)), policy.act(observations(policy)))
@@ -225,7 +225,7 @@ def test_a_class_that_is_gone(runs, tmp_path):
     state["policy"]["network"]["_target_"] = "nowhere.Policy"
     checkpoints.write(tmp_path / "networks.ckpt", state)
     with pytest.raises(UserError, match="nowhere.Policy cannot be imported"):
-        iql.load_policy(tmp_path / "networks.ckpt")
+        iql.load_policy(tmp_path / "networks.ckpt", trust=True)
 
 
 def test_runs_of_before_the_file_described_itself(runs, tmp_path):
@@ -244,7 +244,7 @@ def test_runs_of_before_the_file_described_itself(runs, tmp_path):
 
 
 def test_every_form_says_what_pytorch_says(run, kind, tmp_path):
-    policy = iql.load_policy(run)
+    policy = iql.load_policy(run, trust=True)
     files = [tmp_path / f"policy{suffix}" for suffix in FORMATS]
     result = export(run, *files)
     assert result.stderr == ""
@@ -263,7 +263,7 @@ def test_every_form_says_what_pytorch_says(run, kind, tmp_path):
         for one, other, third in zip(expected, played, exported, strict=True):
             np.testing.assert_allclose(other, one[:count], atol=TOLERANCE, rtol=TOLERANCE)
             np.testing.assert_allclose(third.detach(), one[:count], atol=TOLERANCE, rtol=TOLERANCE)
-    np.testing.assert_allclose(iql.load_policy(files[2]).act(rows), expected[0], atol=TOLERANCE)
+    np.testing.assert_allclose(iql.load_policy(files[2], trust=True).act(rows), expected[0], atol=TOLERANCE)
 
 
 def test_the_model_card(runs, tmp_path):

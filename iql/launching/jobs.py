@@ -1,4 +1,4 @@
-"""A job, where it runs: it reads its line of jobs.jsonl and calls the entry point that stands there.
+"""A job, where it runs: it reads its line of jobs.jsonl and calls the entry point that it names.
 
 python -m iql.launching.jobs JOBS OFFSET FAILURE --cores 0,1 --parent PID   (how the local launcher starts one)
 """
@@ -16,6 +16,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from iql.trust import entry_point
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -37,8 +39,9 @@ class Job:
             with open(self.jobs, "rb") as file:
                 file.seek(self.offset)
                 line = json.loads(file.readline())
+            entry = entry_point(line["entry"], self.jobs)
             os.chdir(line["folder"])
-            pkgutil.resolve_name(line["entry"])(**line["arguments"])
+            pkgutil.resolve_name(entry)(**line["arguments"])
         except SystemExit as end:
             if end.code == 1:
                 failure.write_text(f"{end.__cause__ or 'exit code 1'}\n")

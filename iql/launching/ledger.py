@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from iql.errors import UserError
 from iql.storage import read_json, sync_folder, write_json
+from iql.trust import HOW, check_settings, entry_point
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,20 @@ class Submission:
     def arguments(self, index: int) -> tuple[str, int, str]:
         """What iql.launching.jobs.Job is made of, for one job."""
         return str(self.folder / "jobs.jsonl"), self.offsets[index], str(self.failure(index))
+
+
+def check_job(submission: Submission, line: dict[str, Any]) -> None:
+    """Raise UserError if submitting a job again would run code or commands that its sweep's folder names.
+
+    What sweep.py submits comes from the command line; a folder may come from somebody else.
+    """
+    source = f"{submission.folder}/jobs.jsonl"
+    entry_point(line.get("entry"), source)
+    check_settings(line.get("arguments"), source)
+    check_settings(submission.launcher, f"{submission.folder}/index.json")
+    for key in ("setup", "sbatch"):
+        if submission.launcher.get(key):
+            raise UserError(f"{submission.folder}/index.json: launcher.{key} holds commands for the cluster; {HOW}")
 
 
 class Ledger:

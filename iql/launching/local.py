@@ -17,13 +17,13 @@ from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
-from hydra.utils import instantiate
 
 from iql.errors import UserError
 from iql.launching.launcher import Queued, fitting
 from iql.launching.ledger import FOLDER, Ledger, Place, Submission
 from iql.leases import BEAT_SECONDS, STALE_SECONDS
 from iql.storage import read_json, write_json
+from iql.trust import LAUNCHERS, made
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 120.0  # that a job has to save, before it is killed
@@ -171,8 +171,8 @@ class Server:
 
     def serve(self) -> None:
         """Until nothing is left: whether that is so is looked at while no submitter can add to it."""
-        launcher = instantiate(self._submissions()[0].launcher)
-        self.free = launcher.slots()
+        first = self._submissions()[0]
+        self.free = made(first.launcher, LAUNCHERS, f"{first.folder}/index.json: its launcher").slots()
         while True:
             self._work()
             if self.stopping:
@@ -207,7 +207,7 @@ class Server:
         return [
             each
             for each in self.ledger.submissions()
-            if each.number >= self.first and each.launcher["_target_"] == own and not each.cancelled
+            if each.number >= self.first and each.launcher.get("_target_") == own and not each.cancelled
         ]
 
     def _next(self) -> tuple[Submission, int] | None:

@@ -7,12 +7,10 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from hydra.utils import instantiate
 
 from iql.errors import UserError
 from iql.launching.launcher import Queued, Silent
@@ -20,6 +18,7 @@ from iql.launching.ledger import Ledger, Place, Submission
 from iql.leases import live_owner
 from iql.metrics import read_tail
 from iql.storage import read_json, write_json
+from iql.trust import LAUNCHERS, made
 
 DONE, RUNNING, WAITING, FAILED, CANCELLED, LOST, UNKNOWN, NEW = STATES = (
     "done",
@@ -55,10 +54,14 @@ class Standing:
 
 
 class Follower:
-    """Reads a sweep's directories and queues. What is done once stays done: it is read once and kept in one file."""
+    """Reads a sweep's directories and queues. What is done once stays done: it is read once and kept in one file.
 
-    def __init__(self, ledger: Ledger):
+    launchers  the classes that may be made of the ledger's settings; trust: any class may
+    """
+
+    def __init__(self, ledger: Ledger, launchers: Collection[str] = LAUNCHERS, trust: bool = False):
         self.ledger = ledger
+        self.launchers, self.trust = launchers, trust
         self.notes: list[str] = []
         self._done: dict[str, Any] = {}
 
@@ -161,13 +164,18 @@ class Follower:
         """What the queues know of these submissions, and the folders of those whose queue does not answer."""
         queued: dict[Place, Queued] = {}
         silent: set[Path] = set()
-        for launcher, own in _by_launcher(submissions):
+        for own in by_kind(submissions):
             try:
-                queued |= launcher.queue(own)
-            except Silent as silence:
+                queued |= self.launcher(own[-1]).queue(own)
+            except (Silent, UserError) as silence:
                 self.notes.append(f"{silence}: what waits or runs there is unknown")
                 silent |= {each.folder for each in own}
         return queued, silent
+
+    def launcher(self, submission: Submission) -> Any:
+        """What it went through. Raises UserError for a launcher that is not trusted."""
+        source = f"{submission.folder}/index.json: its launcher"
+        return made(submission.launcher, self.launchers, source, self.trust)
 
     def _by_queue(self, run: str, standing: Standing, entry: Queued | None) -> Standing:
         if entry is None:
@@ -183,8 +191,8 @@ class Follower:
             return
         submissions = list({each.folder: each for each, _ in places.values()}.values())
         ends: dict[Place, str] = {}
-        for launcher, own in _by_launcher(submissions):
-            ends |= launcher.ended(own)
+        for own in by_kind(submissions):
+            ends |= self.launcher(own[-1]).ended(own)
         for run, (submission, index) in places.items():
             state, detail = LOST, ends.get((submission.number, index), "")
             with contextlib.suppress(OSError):
@@ -198,13 +206,12 @@ _OPEN = (LOST, NEW, FAILED)
 """States, as the files tell them, of runs that a queue may know more of."""
 
 
-def _by_launcher(submissions: Iterable[Submission]) -> Iterator[tuple[Any, list[Submission]]]:
+def by_kind(submissions: Iterable[Submission]) -> list[list[Submission]]:
+    """The submissions of each class of launcher, oldest first."""
     kinds: dict[str, list[Submission]] = {}
-    for submission in submissions:
-        kinds.setdefault(submission.launcher["_target_"], []).append(submission)
-    for own in kinds.values():
-        own.sort(key=lambda each: each.number)
-        yield instantiate(own[-1].launcher), own
+    for submission in sorted(submissions, key=lambda each: each.number):
+        kinds.setdefault(str(submission.launcher.get("_target_")), []).append(submission)
+    return list(kinds.values())
 
 
 def _folders(folder: Path) -> list[Path]:
