@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickletools
 import re
-from collections.abc import Iterable
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,12 @@ from iql.storage import replace_file
 
 # One text line, then what torch.save wrote. torch.load itself takes a flipped bit without a word.
 _HEADER = re.compile(rb"iql-checkpoint 1 sha256=([0-9a-f]{64})\n")
-_NAME = re.compile(r"update=(\d+)\.ckpt")
+# What the pickle within may name: torch's storages and types, and what makes tensors and dictionaries of them.
+_KNOWN = re.compile(
+    r"torch(\.storage)? \w+|torch\._utils _rebuild_(tensor_v2|tensor_v3|parameter)|collections OrderedDict"
+)
+_REFUSED = frozenset({"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"})
+_NAME = re.compile(r"update=(\d{9}|[1-9]\d{9,})\.ckpt")
 
 
 class Damaged(Exception):
@@ -36,8 +45,8 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """What `write` saved. Raises Damaged."""
-    import torch
-
+    if path.exists() and not path.is_file():
+        raise Damaged("it is no file")
     content = path.read_bytes()
     header = _HEADER.match(content)
     if header is None:
@@ -47,7 +56,64 @@ def read(path: Path) -> dict[str, Any]:
     body = memoryview(content)[header.end() :]
     if hashlib.sha256(body).hexdigest().encode() != header[1]:
         raise Damaged("its content does not match its SHA-256")
-    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        return _loaded(io.BytesIO(body), len(body))
+    except Damaged:
+        raise
+    except Exception as error:  # whatever torch, zipfile and pickletools raise for bytes of somebody else's
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Damaged(f"it is no checkpoint of iql's ({reason})") from error
+
+
+def _loaded(body: io.BytesIO, size: int) -> dict[str, Any]:
+    """The state in `body`, `size` bytes of torch.save's; a hash does not say who wrote them. Raises whatever.
+
+    Nothing is unpickled: torch makes tensors and plain values alone. What is claimed is held to the file's size first:
+    entries are not compressed, and no tensor may be larger than what is stored of it.
+    """
+    import torch
+
+    with zipfile.ZipFile(body) as archive:
+        entries = archive.infolist()
+        stored = sum(entry.file_size for entry in entries)
+        if stored > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise Damaged("it claims more than it holds")
+        (pickled,) = (entry for entry in entries if re.fullmatch(r"[^/]+/data\.pkl", entry.filename))
+        for operation, argument, _ in pickletools.genops(archive.read(pickled)):
+            if operation.name in _REFUSED or (operation.name == "GLOBAL" and not _KNOWN.fullmatch(str(argument))):
+                raise Damaged(f"it names {argument or operation.name}, which no checkpoint of iql's does")
+        orders = [archive.read(entry) for entry in entries if entry.filename.endswith("/byteorder")]
+        if orders not in ([], [sys.byteorder.encode()]):
+            raise Damaged("it is from a machine of another byte order")
+        records = Counter(entry.file_size for entry in entries if "/data/" in entry.filename)
+    body.seek(0)
+    state = torch.load(body, map_location="cpu", weights_only=True)
+    tensors = list(_tensors(state))
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    if Counter(filter(None, storages.values())) - records or sum(each.nbytes for each in tensors) > stored:
+        raise Damaged("its tensors claim more than it holds")
+    if not isinstance(state, dict):
+        raise Damaged(f"it holds {type(state).__name__}, no state of a run")
+    return state
+
+
+def _tensors(state: Any) -> Iterator[Any]:
+    """Every tensor within a state; what several places share is given once."""
+    import torch
+
+    seen: set[int] = set()
+    waiting = [state]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, torch.Tensor):
+            yield part
+        elif isinstance(part, dict):
+            waiting.extend(part.values())
+        elif isinstance(part, list | tuple):
+            waiting.extend(part)
 
 
 def path_of(directory: Path, update: int) -> Path:
@@ -55,23 +121,33 @@ def path_of(directory: Path, update: int) -> Path:
 
 
 def updates_in(directory: Path) -> list[int]:
-    """The updates that `directory` holds checkpoints of, newest first."""
+    """The updates that `directory` holds checkpoints of, newest first. Raises UserError for a file in its place."""
     if not directory.is_dir():
+        if directory.exists():
+            raise UserError(f"{directory}: a file stands where the folder of checkpoints should; move it away")
         return []
-    found = (_NAME.fullmatch(path.name) for path in directory.iterdir())
-    return sorted((int(match[1]) for match in found if match), reverse=True)
+    found = (int(match[1]) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name)))
+    return sorted(found, reverse=True)
 
 
-def sound(directory: Path) -> tuple[dict[int, dict[str, Any]], list[str]]:
+def sound(directory: Path, last: int | None = None) -> tuple[dict[int, dict[str, Any]], list[str]]:
     """The undamaged checkpoints by update, newest first, and a line about each damaged one.
 
-    Raises UserError that names the files if there are checkpoints and all of them are damaged.
+    last: the run's last update, beyond which no checkpoint is its own. Raises UserError that names the files if there
+    are checkpoints and all of them are damaged.
     """
     states, lines = {}, []
     for update in updates_in(directory):
         path = path_of(directory, update)
         try:
-            states[update] = read(path)
+            state = read(path)
+            learner = state.get("learner")
+            if not isinstance(learner, dict) or learner.get("update") != update:
+                what = learner.get("update") if isinstance(learner, dict) else "no learner"
+                raise Damaged(f"it holds {what} where its name says update {update}")
+            if last is not None and update > last:
+                raise Damaged(f"it is of update {update}, and the run ends with {last}")
+            states[update] = state
         except Damaged as error:
             lines.append(f"{path}: damaged, {error}")
     if lines and not states:

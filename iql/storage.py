@@ -94,7 +94,9 @@ def read_json(path: Path) -> Any:
         return from_json(path.read_text())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder stands where a file should; move it away") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); delete it, or the run's directory to train it anew") from error
 
 

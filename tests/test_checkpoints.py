@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +18,36 @@ from iql.errors import UserError
 from iql.storage import replace_file
 
 STATE = {"update": 7, "weights": {"a": torch.arange(6.0).view(2, 3)}, "rate": 0.5}
+
+
+def of(update: int) -> dict[str, Any]:
+    return {"learner": {"update": update}}
+
+
+def signed(path: Path, body: bytes) -> Path:
+    """Somebody else's bytes under a checkpoint's header, with their right hash."""
+    replace_file(path, f"iql-checkpoint 1 sha256={hashlib.sha256(body).hexdigest()}\n".encode(), body)
+    return path
+
+
+def saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def packed(entries: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip file as torch's, of entries of one's own."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in entries.items():
+            archive.writestr(f"archive/{name}", content)
+    return buffer.getvalue()
+
+
+def entries_of(body: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 
 def test_what_is_written_comes_back(tmp_path):
@@ -37,21 +72,70 @@ def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path):
             checkpoints.read(path)
 
 
-def test_a_checkpoint_that_carries_code_is_refused(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("run",))
+class Evil:
+    def __reduce__(self):
+        return open, ("ran", "w")
 
-    body = pickle.dumps(Evil(), protocol=2)
-    path = tmp_path / "evil.ckpt"
-    replace_file(path, f"iql-checkpoint 1 sha256={hashlib.sha256(body).hexdigest()}\n".encode(), body)
-    with pytest.raises(pickle.UnpicklingError):
-        checkpoints.read(path)
+
+CLAIMING = saved({"a": torch.zeros(1).expand(10**6, 10**6)})
+FOREIGN = {
+    "a pickle": pickle.dumps(Evil(), protocol=2),
+    "a pickle within torch's file": packed({**entries_of(saved(STATE)), "data.pkl": pickle.dumps(Evil(), protocol=2)}),
+    "a newer pickle within": packed({**entries_of(saved(STATE)), "data.pkl": pickle.dumps(Evil(), protocol=4)}),
+    "torch's file of an object": saved({"a": Evil()}),
+    "a module": saved(torch.nn.Linear(2, 2)),
+    "a list": saved([1, 2]),
+    "a number": saved(3),
+    "an array": saved({"a": np.zeros(3)}),
+    "no zip": b"text",
+    "nothing": b"",
+    "a tensor larger than what is stored": CLAIMING,
+    "a storage larger than what is stored": packed({**entries_of(saved({"a": torch.zeros(999)})), "data/0": b"1234"}),
+    "a bomb": packed({**entries_of(saved(STATE)), "data/9": b"0" * 10**6}, zipfile.ZIP_DEFLATED),
+    "memory asked for": packed(
+        {**entries_of(saved(STATE)), "data.pkl": b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."}
+    ),
+    "another byte order": packed({**entries_of(saved(STATE)), "byteorder": b"big"}),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_checkpoint_is_refused_in_one_line_whatever_its_hash_says(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(checkpoints.Damaged) as caught:
+        checkpoints.read(signed(tmp_path / "evil.ckpt", content))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_or_a_file_in_anothers_place(tmp_path):
+    path = checkpoints.path_of(tmp_path / "checkpoints", 5)
+    path.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"every checkpoint is damaged: .*it is no file"):
+        checkpoints.sound(tmp_path / "checkpoints")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a file stands where the folder of checkpoints should"):
+        checkpoints.sound(tmp_path / "file")
+
+
+def test_a_checkpoint_is_of_the_update_that_its_name_says_and_of_none_beyond_the_run(tmp_path):
+    for name, update in ((5, 5), (6, 7), (30, 30)):
+        checkpoints.write(checkpoints.path_of(tmp_path, name), of(update))
+    checkpoints.write(checkpoints.path_of(tmp_path, 8), STATE)
+    checkpoints.write(tmp_path / "update=9.ckpt", of(9))
+    states, lines = checkpoints.sound(tmp_path, last=20)
+    assert list(states) == [5]
+    said = {line.partition("damaged, ")[2] for line in lines}
+    assert said == {
+        "it holds 7 where its name says update 6",
+        "it holds no learner where its name says update 8",
+        "it is of update 30, and the run ends with 20",
+    }
 
 
 def test_the_sound_ones_are_found_newest_first_and_the_damaged_named(tmp_path):
     for update in (5, 20, 10):
-        checkpoints.write(checkpoints.path_of(tmp_path, update), {**STATE, "update": update})
+        checkpoints.write(checkpoints.path_of(tmp_path, update), of(update))
     checkpoints.path_of(tmp_path, 20).write_bytes(b"")
     states, lines = checkpoints.sound(tmp_path)
     assert list(states) == [10, 5]
