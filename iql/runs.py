@@ -27,6 +27,9 @@ _UNDECIDING = re.compile(
     r"|algorithm\.(initialization|policy_mean)|network\.hidden_dims)$"
 )
 
+# Settings that came later, with the value that stands for what was done before: with it they decide nothing, so that
+# runs of earlier versions keep their names.
+LATER = {"env.keys": None, "env.next_observations": "row"}
 
 # Settings that others read unless they are set themselves.
 FOLLOWED = {
@@ -38,7 +41,11 @@ FOLLOWED = {
 
 def deciding(settings: Settings) -> dict[str, Any]:
     """The settings, by dotted key, that decide a run's numbers (its seed and data apart)."""
-    return {key: value for key, value in flatten(settings).items() if not _UNDECIDING.match(key)}
+    return {
+        key: value
+        for key, value in flatten(settings).items()
+        if not _UNDECIDING.match(key) and (key, value) not in LATER.items()
+    }
 
 
 def configuration_name(settings: Settings, defaults: Settings, digest: str) -> str:

@@ -56,6 +56,20 @@ class Corl(Node):
     reward: Reward
 
 
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Keys(Node):
+    """What a file calls its columns; only those that are given are looked at."""
+
+    observations: Name | list[Name] = "observations"
+    actions: Name | list[Name] = "actions"
+    rewards: Name = "rewards"
+    terminals: Name | None = None
+    timeouts: Name | None = None
+    next_observations: Name | list[Name] | None = None
+
+
 class D4RLTask(Target):
     name: str
     simulator: str
@@ -67,7 +81,9 @@ class D4RLTask(Target):
     ref_min: float
     ref_max: float
     reward: Reward
-    path: Annotated[str, Field(min_length=1)] | None = None
+    path: Name | None = None
+    keys: Keys | None = None
+    next_observations: Literal["row", "file"] = "row"
     physics: Literal["d4rl", "gymnasium", "legacy"]
     normalize: bool
     recipe: Recipe
@@ -84,7 +100,7 @@ class AntMazeTask(D4RLTask):
 
 
 class OwnData(Target):
-    name: Annotated[str, Field(min_length=1)] | None
+    name: Name | None
     horizon: Count | None
     reward: Reward
     ref_min: float | None
@@ -94,12 +110,14 @@ class OwnData(Target):
 
 
 class FileTask(OwnData):
-    path: Annotated[str, Field(min_length=1)] | None
-    gym_id: Annotated[str, Field(min_length=1)] | None
+    path: Name | None
+    keys: Keys | None = None
+    next_observations: Literal["row", "file"] = "row"
+    gym_id: Name | None
 
 
 class MinariTask(OwnData):
-    dataset: Annotated[str, Field(min_length=1)] | None
+    dataset: Name | None
 
 
 class Algorithm(Target):

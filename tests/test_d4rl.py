@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from iql.errors import UserError
 from iql.tasks.d4rl import D4RLTask
-from iql.tasks.hdf5 import read
+from iql.tasks.data_file import read
 
 
 def content(rows: int = 6, **changes) -> dict[str, np.ndarray]:
@@ -144,7 +144,7 @@ def test_nan_is_found_in_whichever_block_it_lies(write, monkeypatch):
     [
         pytest.param(lambda whole: b"", "is empty", id="empty"),
         pytest.param(lambda whole: whole[:-1], "cut short", id="truncated"),
-        pytest.param(lambda whole: b"PK\3\4" + whole, "not an HDF5 file", id="not HDF5"),
+        pytest.param(lambda whole: b"PK\3\4" + whole, "or is cut short", id="cut archive"),
         pytest.param(lambda whole: b"<!DOCTYPE html>" * 50, "web page", id="HTML"),
         pytest.param(lambda whole: whole[:96] + bytes(1500) + whole[1596:], "damaged", id="zeros inside"),
     ],

@@ -34,6 +34,15 @@ def changed(settings: config.Settings, key: str, value: object) -> config.Settin
     return settings
 
 
+def test_a_setting_that_came_later_renames_no_earlier_run(defaults):
+    earlier = copy.deepcopy(defaults)
+    for key, value in (("keys", None), ("next_observations", "row")):
+        assert earlier["env"].pop(key) == value
+    assert configuration_name(earlier, earlier, "data") == configuration_name(defaults, defaults, "data")
+    own = changed(defaults, "env.next_observations", "file")
+    assert configuration_name(own, earlier, "data").startswith("next_observations=file-")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "shown"),
     [

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from iql.tasks import replay
-from iql.tasks.hdf5 import read as read_rows
+from iql.tasks.data_file import read as read_rows
 from iql.tasks.simulators import SIMULATORS, make
 
 ROOT = Path(__file__).resolve().parent.parent

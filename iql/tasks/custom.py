@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 
 from iql.errors import UserError
-from iql.tasks import files, hdf5, npz, spaces
+from iql.tasks import data_file, files, spaces
 from iql.tasks.interface import ADAPT, held
 from iql.tasks.physics import version_of
 from iql.tasks.recorded import RecordedTask
@@ -26,15 +26,25 @@ class FileTask(RecordedTask):
     horizon   steps after which an episode is cut, in evaluation and in files without timeouts; None: the
               environment's own
     ref_min, ref_max  returns that score 0 and 100; None: a score is the return
+    keys, next_observations  how the file is read, see iql.tasks.data_file.read
     The rest is RecordedTask's.
     """
 
-    def __init__(self, path: str | Path | None, gym_id: str | None, **task: Any) -> None:
+    def __init__(
+        self,
+        path: str | Path | None,
+        gym_id: str | None,
+        keys: Mapping[str, Any] | None = None,
+        next_observations: str = "row",
+        **task: Any,
+    ) -> None:
         super().__init__(**task)
         if path is None:
             raise UserError("env=hdf5 trains on a file of your own: give env.path=FILE (.hdf5 or .npz)")
         self.path = path
         self.gym_id = gym_id
+        self.keys = keys
+        self.next_observations = next_observations
         self._scale: spaces.ActionScale | None = None
 
     @property
@@ -49,7 +59,7 @@ class FileTask(RecordedTask):
     def read(self) -> tuple[Rows, Path]:
         """The file's rows, with actions scaled to ±1 by the environment's bounds, and its path. Raises UserError."""
         path = self.locate()
-        data = (npz if path.suffix == ".npz" else hdf5).read(path, self._limit)
+        data = data_file.read(path, self._limit, self.keys, self.next_observations)
         self.observation_dim, self.action_dim = data.observations.shape[1], data.actions.shape[1]
         if self.gym_id is not None:
             self._check_sizes(path)

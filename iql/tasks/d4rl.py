@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from iql.errors import UserError
-from iql.tasks import files, hdf5
+from iql.tasks import data_file, files
 from iql.tasks.mazes import MAZES
 from iql.tasks.recorded import RecordedTask
 from iql.tasks.rows import Rows
@@ -34,6 +34,7 @@ class D4RLTask(RecordedTask):
     path             a file to take instead of D4RL's; the task is then custom
     physics          "d4rl", "gymnasium" or "legacy" (gym and mujoco-py in an environment of their own)
     normalize        whether observations are shifted and scaled to mean 0 and standard deviation 1
+    keys, next_observations  how a file of the user's own is read, see iql.tasks.data_file.read
     """
 
     horizon: int
@@ -53,6 +54,8 @@ class D4RLTask(RecordedTask):
         path: str | Path | None = None,
         physics: str = "d4rl",
         normalize: bool = False,
+        keys: Mapping[str, Any] | None = None,
+        next_observations: str = "row",
     ) -> None:
         super().__init__(
             name=name, horizon=horizon, ref_min=ref_min, ref_max=ref_max, reward=reward, normalize=normalize
@@ -63,6 +66,8 @@ class D4RLTask(RecordedTask):
         self.observation_dim = observation_dim
         self.action_dim = action_dim
         self.path = path
+        self.keys = keys
+        self.next_observations = next_observations
         self.physics = physics
         self.custom = path is not None
         self.maze = MAZES.get(simulator)
@@ -79,7 +84,8 @@ class D4RLTask(RecordedTask):
     def read(self) -> tuple[Rows, Path]:
         """The file's rows, checked against the task, and its path. Raises UserError."""
         path = self.locate()
-        data = hdf5.read(path, self.horizon)
+        own = self.next_observations if self.custom else None  # D4RL's files are what they are
+        data = data_file.read(path, self.horizon, self.keys, own)
         self._check_sizes(data, path)
         self._check_rows(data, path)
         if suspicion := version_suspicion(path, self.name, self.url):

@@ -1,24 +1,26 @@
-"""Rows of an HDF5 file in D4RL's layout."""
+"""HDF5 files, opened to be read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 
 from iql.errors import UserError
-from iql.tasks import rows
 from iql.tasks.files import hdf5_complaint
-from iql.tasks.rows import Rows
 
 
-def read(path: Path, horizon: int | None) -> Rows:
-    """The rows of `path`, see iql.tasks.rows.take. Raises UserError naming the file and what is wrong in it."""
+@contextmanager
+def opened(path: Path) -> Iterator[Mapping[str, Any]]:
+    """What the file holds, by name. Raises UserError, also for what comes to light while it is read."""
     if problem := hdf5_complaint(path):
         raise UserError(f"{path} {problem}; get it again, or give another with env.path=FILE")
     try:
         with h5py.File(path, "r", locking=False) as file:
-            return rows.take(file, path, horizon)
+            yield file
     except (OSError, RuntimeError, KeyError) as error:  # what h5py raises where bytes inside are damaged
         reason = str(error).strip("'\"")
         raise UserError(f"{path} is damaged and cannot be read ({reason}); get it again") from error

@@ -100,7 +100,7 @@ class RecordedTask(ABC):
         if beyond:
             share = f"{beyond:,} of {data.actions.size:,} action entries"
             log.warning("%s: %s lie beyond ±1; they are clipped to ±(1 − 1e-5)", source, share)
-        for suspicion in suspicions(data, self.reward, self.antmaze):
+        for suspicion in suspicions(data, self.reward, self.antmaze, self.normalize):
             log.warning("%s: %s", source, suspicion)
         finished = episodes.finished()
         lone = episodes.cut and episodes.lengths[-1] == 1  # a last row that leads nowhere is no episode

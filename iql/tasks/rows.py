@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from iql.episodes import horizon_timeouts
 from iql.errors import UserError
+from iql.tasks.columns import KEYS, Column, describe
 from iql.transitions import BLOCK
-
-KEYS = ("observations", "actions", "rewards", "terminals")
-
-Column = Any  # h5py.Dataset or np.ndarray, read no sooner than asked for
 
 
 @dataclass(frozen=True)
@@ -27,6 +23,8 @@ class Rows:
     rewards       [R] float32
     terminals     [R] bool
     timeouts      [R] bool
+    contradicted  how many rows whose episode goes on name another successor on file than row i + 1; None where the
+                  file names none, or was not asked
     """
 
     observations: np.ndarray
@@ -34,6 +32,7 @@ class Rows:
     rewards: np.ndarray
     terminals: np.ndarray
     timeouts: np.ndarray
+    contradicted: int | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -55,17 +54,17 @@ class Episode:
     terminals: np.ndarray
 
 
-def require(columns: Mapping[str, Any], keys: Iterable[str], source: Path | str) -> None:
-    """Raise UserError unless all `keys` are there as arrays of numbers of one length above zero."""
+def require(columns: Mapping[str, Column], keys: Iterable[str], source: Path | str) -> None:
+    """Raise UserError unless all `keys` are arrays of numbers of one length above zero, and actions no integers."""
     keys = list(keys)
-    if missing := [key for key in keys if not hasattr(columns.get(key), "dtype")]:
-        raise UserError(
-            f"{source} has no {', '.join(missing)}: D4RL's layout needs {', '.join(KEYS)} "
-            f"(this file has {', '.join(sorted(columns)) or 'nothing'})"
-        )
     for key in keys:
         if columns[key].dtype.kind not in "fiub" or columns[key].ndim == 0:
-            raise UserError(f"{source}: {key} is {_described(columns[key])}, not an array of numbers")
+            raise UserError(f"{source}: {key} is {describe(columns[key])}, not an array of numbers")
+    if columns["actions"].dtype.kind != "f":
+        raise UserError(
+            f"{source}: actions is {describe(columns['actions'])}; whole numbers are discrete actions, and IQL here "
+            "learns continuous control only. If they are continuous, save them as floating-point numbers"
+        )
     lengths = {key: len(columns[key]) for key in keys}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{key} {length:,}" for key, length in lengths.items())
@@ -74,8 +73,8 @@ def require(columns: Mapping[str, Any], keys: Iterable[str], source: Path | str)
         raise UserError(f"{source} has zero rows: there is nothing to learn from")
 
 
-def take(columns: Mapping[str, Any], source: Path | str, horizon: int | None) -> Rows:
-    """The rows of columns in D4RL's layout; others, next_observations among them, are ignored.
+def take(columns: Mapping[str, Column], source: Path | str, horizon: int | None) -> Rows:
+    """The rows of columns in D4RL's layout, with the next row as successor; next_observations are not looked at.
 
     Rewards and flags may be [R] or [R, 1], flags of any numeric type. Without `timeouts` every
     `horizon`-th row of an episode is one (None: none is). h5py's datasets are converted to float32 while
@@ -146,14 +145,15 @@ def join(episodes: Iterable[Episode], capacity: int) -> Rows:
 def table(data: Column, key: str, source: Path | str) -> np.ndarray:
     """[R, entries] float32, all finite. Raises UserError."""
     if data.ndim != 2:
-        raise UserError(f"{source}: {key} is {_described(data)} where [rows, entries] is needed")
+        images = "; images are not read" if data.ndim > 2 and data.dtype == np.uint8 else ""
+        raise UserError(f"{source}: {key} is {describe(data)} where [rows, entries] is needed{images}")
     return _finite(data, key, source)
 
 
 def column(data: Column, key: str, source: Path | str) -> np.ndarray:
     """[R] float32, all finite, of [R] or [R, 1]. Raises UserError."""
     if data.ndim != 1 and data.shape[1:] != (1,):
-        raise UserError(f"{source}: {key} is {_described(data)} where [rows] or [rows, 1] is needed")
+        raise UserError(f"{source}: {key} is {describe(data)} where [rows] or [rows, 1] is needed")
     return _finite(data, key, source).reshape(-1)
 
 
@@ -183,7 +183,3 @@ def _finite(data: Column, key: str, source: Path | str) -> np.ndarray:
         values = np.asarray(data.astype(np.float32)[...])
     check_finite(values, key, source)
     return values
-
-
-def _described(data: Column) -> str:
-    return f"{data.dtype} {list(data.shape)}"

@@ -1,0 +1,82 @@
+"""A data file as rows, whatever its format and its names for the columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from iql.errors import UserError
+from iql.tasks import formats, hdf5, npz, rows, successors
+from iql.tasks.columns import OTHERS, Column, chosen
+from iql.tasks.rows import Rows
+
+SUCCESSORS = ("row", "file")
+
+
+def read(
+    path: Path, horizon: int | None, keys: Mapping[str, Any] | None = None, next_observations: str | None = None
+) -> Rows:
+    """The rows of an HDF5 file or a NumPy archive in D4RL's layout, or of an archive in OGBench's.
+
+    horizon  where the file has no timeouts: steps after which an episode is cut, None if it never is
+    keys     iql.tasks.columns.chosen
+    next_observations  "row": the next row is the successor, as D4RL takes it, and Rows.contradicted says where the
+             file's own is another; "file": the file's own, around which its rows are arranged; None: the next row,
+             and the file's own are not looked at
+
+    Raises UserError naming the file and what is wrong in it.
+    """
+    if next_observations not in (None, *SUCCESSORS):
+        raise UserError(f"env.next_observations={next_observations} is not known; use {' or '.join(SUCCESSORS)}")
+    archive = formats.of(path) == "npz"
+    with npz.opened(path) if archive else hdf5.opened(path) as file:
+        if archive and "masks" in file:
+            return _ogbench(file, path, keys)
+        if archive and _is_raw_ogbench(file, keys):
+            raise UserError(
+                f"{path} has no rewards, as OGBench's files come: give them a task's with ogbench's relabel_dataset "
+                "and save observations, actions, terminals, rewards and masks with numpy.savez"
+            )
+        columns = chosen(file, path, keys)
+        if next_observations == "file":
+            if "next_observations" not in columns:
+                raise UserError(f"{path} has no next_observations, which env.next_observations=file asks for")
+            return successors.arranged(rows.take(columns, path, None), columns, path)
+        taken = rows.take(columns, path, horizon)
+        if next_observations is None or "next_observations" not in columns:
+            return taken
+        return successors.compared(taken, columns)
+
+
+def _ogbench(file: Mapping[str, Column], path: Path, keys: Mapping[str, Any] | None) -> Rows:
+    """Rows of OGBench's layout: a row's mask is 0 where the task ends, its terminals mark where a trajectory does.
+
+    Three forms are known. The file's own: terminals mark the last state of a trajectory, whose action leads
+    nowhere. ogbench.load_dataset's: with `next_observations`, terminals mark the last step. Its compact one:
+    `valids` is 0 at the last state.
+    """
+    extra = {key: file[key] for key in ("masks", "valids") if key in file}
+    columns = chosen(file, path, keys) | extra
+    rows.require(columns, columns, path)
+    ends = rows.flags(columns["terminals"], "terminals", path)
+    terminals = ~rows.flags(columns["masks"], "masks", path)
+    if "next_observations" in columns:
+        timeouts = ends & ~terminals
+    else:
+        timeouts = ~rows.flags(columns["valids"], "valids", path) if "valids" in columns else ends
+    taken = Rows(
+        rows.table(columns["observations"], "observations", path),
+        rows.table(columns["actions"], "actions", path),
+        rows.column(columns["rewards"], "rewards", path),
+        terminals,
+        timeouts,
+    )
+    return successors.arranged(taken, columns, path) if "next_observations" in columns else taken
+
+
+def _is_raw_ogbench(file: Mapping[str, Column], keys: Mapping[str, Any] | None) -> bool:
+    """Whether an archive has all but rewards, under no name that is known, as OGBench's files come."""
+    return all(key in file for key in ("observations", "actions", "terminals")) and not any(
+        name in file or name in (keys or {}) for name in ("rewards", *OTHERS["rewards"])
+    )
