@@ -66,6 +66,7 @@ def summary(
         **facts,
         "mujoco": data.pop("mujoco"),
         "physics": data.pop("physics"),
+        "exact_physics": data.pop("exact_physics", None),
         "data": data,
     }
 

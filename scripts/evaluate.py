@@ -32,6 +32,7 @@ from iql.evaluation import Episodes
 from iql.rendering import choose_backend, film
 from iql.reporting import statistics
 from iql.storage import write_json
+from iql.tasks.mujoco_versions import described
 from iql.trained import Trained, read_trained
 
 
@@ -122,9 +123,9 @@ def evaluate(options: argparse.Namespace) -> None:
 def tell(outcome: Outcome) -> None:
     """Print the score with its interval and what stands behind it."""
     trained, scores, episodes, facts = outcome.trained, outcome.scores, outcome.episodes, outcome.facts
-    mujoco = f" on mujoco {facts['mujoco']}" if facts.get("mujoco") else ""
+    simulator = described(str(facts.get("physics")), facts.get("mujoco"), facts.get("exact_physics"))
     print(f"{trained.policy['task']}, seed {trained.policy['seed']}, update {trained.update:,}")
-    print(f"{len(scores)} episodes with the mean action, seed {outcome.seed}; {facts.get('physics')} physics{mujoco}")
+    print(f"{len(scores)} episodes with the mean action, seed {outcome.seed}; {simulator}")
     plain = (trained.manifest or {})["facts"].get("scored") == "return"
     measure = "return" if plain else "normalised score"
     print(f"{measure:<18} {scores.mean():.1f} {interval(scores)}  (± {scores.std():.1f} over episodes)")
@@ -172,6 +173,7 @@ def save(path: Path, outcome: Outcome) -> None:
         "seed": outcome.seed,
         "physics": outcome.facts.get("physics"),
         "mujoco": outcome.facts.get("mujoco"),
+        "exact_physics": outcome.facts.get("exact_physics"),
         "score": float(outcome.scores.mean()),
         "score_interval": None if bounds is None else list(bounds),
         "score_std": float(outcome.scores.std()),

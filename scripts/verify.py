@@ -63,7 +63,7 @@ def verify(name: str, file: str | None, count: int | None, physics: str) -> int:
     print(f"{name}: {path}, {len(rows):,} rows, states as {recording.qpos.dtype}")
     print(
         f"{len(chosen):,} of {len(recording.steps):,} steps within episodes taken again, physics={physics}, "
-        f"mujoco {facts(physics)['mujoco']}"
+        f"mujoco {facts(physics, task.simulator)['mujoco']}"
     )
     errors = replay.compare(recording, chosen, physics, partial(_bar, total=len(chosen)))
     print(table(errors))

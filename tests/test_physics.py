@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from iql.errors import UserError
-from iql.tasks import physics
+from iql.tasks import mujoco_versions, physics
 from iql.tasks.simulators import SIMULATORS, make
 
 TRACES = Path(__file__).parent / "physics"
@@ -70,12 +70,21 @@ def step_errors(env: Any, trace: dict[str, np.ndarray]) -> dict[str, float]:
     return errors
 
 
+def exact(simulator: str) -> bool:
+    """Whether the table says so for the installed mujoco."""
+    return mujoco_versions.is_exact(simulator, mujoco.__version__)
+
+
 @pytest.mark.parametrize("name", TRACED)
 def test_every_recorded_step_is_taken_as_the_legacy_stack_took_it(name):
+    """... on the versions of mujoco that the table names for it, and on no other."""
     trace = load(name)
     errors = step_errors(prepared(TRACED[name], trace), trace)
-    assert errors.pop("done") == 0
-    assert max(errors.values()) < 1e-8, errors
+    if exact(TRACED[name]):
+        assert errors.pop("done") == 0
+        assert max(errors.values()) < 1e-8, errors
+    else:
+        assert max(errors.values()) > 1e-3, errors
 
 
 def test_a_resting_ant_creeps_a_little_differently():
@@ -194,6 +203,7 @@ def test_the_gymnasium_profile_is_the_v4_environment_as_it_comes():
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.skipif(mujoco.__version__ != "3.1.6", reason="of mujoco 3.1.6")
 def test_adroits_profiles_are_the_same_since_it_moves_as_in_mujoco_210_already():
     trace = load("pen")
     assert step_errors(prepared("pen", trace, "gymnasium"), trace)["qvel"] < 1e-8
@@ -349,16 +359,25 @@ def test_an_unknown_profile_is_answered_with_the_known_ones():
         make("hopper", "mujoco")
 
 
-def test_facts_name_version_and_profile_and_warn_once_of_another_version(monkeypatch, caplog):
-    assert physics.facts("d4rl") == {"mujoco": mujoco.__version__, "physics": "d4rl"}
-    assert mujoco.__version__ == physics.MUJOCO
+def test_facts_name_version_profile_and_exactness_and_warn_once_for_each_family(monkeypatch, caplog):
+    version = mujoco.__version__
+    assert physics.facts("d4rl", "hopper") == {"mujoco": version, "physics": "d4rl", "exact_physics": True}
     assert not caplog.records
-    monkeypatch.setattr(mujoco, "__version__", "3.5.0")
+    monkeypatch.setattr(mujoco, "__version__", "3.8.1")
+    inexact = {"mujoco": "3.8.1", "physics": "d4rl", "exact_physics": False}
     with caplog.at_level(logging.WARNING):
-        assert physics.facts("gymnasium") == {"mujoco": "3.5.0", "physics": "gymnasium"}
-        physics.facts("d4rl")
-    assert len(caplog.records) == 1
-    assert "mujoco==3.1.6" in caplog.text
+        assert physics.facts("gymnasium", "antmaze-umaze") == {**inexact, "physics": "gymnasium", "exact_physics": None}
+        assert physics.facts("d4rl", "pen") == {**inexact, "exact_physics": True}
+        assert not caplog.records
+        assert physics.facts("d4rl", "antmaze-umaze") == physics.facts("d4rl", "antmaze-large") == inexact
+    (record,) = caplog.records
+    assert "mujoco 3.8.1 is installed, on which antmaze was not shown to move as D4RL's" in record.getMessage()
+    assert "it was on 3.1.6" in record.getMessage()
+
+
+def test_a_version_that_nobody_measured_is_exact_for_nothing():
+    assert not any(mujoco_versions.is_exact(simulator, "3.2.3") for simulator in SIMULATORS)
+    assert {mujoco_versions.family(simulator) for simulator in SIMULATORS} == set(mujoco_versions.EXACT)
 
 
 def test_simulators_are_made_without_a_word_and_import_only_their_own_family():

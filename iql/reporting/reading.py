@@ -16,6 +16,7 @@ from iql.errors import UserError
 from iql.leases import live_owner
 from iql.metrics import Record, read_sample
 from iql.storage import read_json
+from iql.tasks.mujoco_versions import described, is_exact
 
 DONE, RUNNING, FAILED, UNFINISHED = STATES = ("done", "running", "failed", "unfinished")
 """unfinished: neither done nor failed, and nobody works on it."""
@@ -32,6 +33,7 @@ class Protocol:
 
     measure   "normalised" or "return"
     physics   the simulator's profile, mujoco its version ("" where there is none)
+    exact     whether the d4rl profile was shown to equal D4RL's dynamics on that version; None for another profile
     headline  last10 or final
     every     updates between two evaluations, episodes of each; None without an evaluation
     """
@@ -43,13 +45,14 @@ class Protocol:
     episodes: int
     physics: str
     mujoco: str
+    exact: bool | None = None
 
     def __str__(self) -> str:
         what = "return" if self.measure == "return" else "normalised score"
         if self.every is None:
             return f"{self.updates:,} updates, not evaluated"
         which = {"last10": "mean of the last ten evaluations", "final": "final evaluation"}[self.headline]
-        simulator = f"{self.physics} physics" + (f" on mujoco {self.mujoco}" if self.mujoco else "")
+        simulator = described(self.physics, self.mujoco, self.exact)
         evaluation = f"{which} of {self.episodes} episodes every {self.every:,} updates, after {self.updates:,}"
         return f"{what}, {evaluation}; {simulator}"
 
@@ -183,6 +186,7 @@ def read(directory: Path, now: float) -> RunRecord:
             episodes=settings["evaluation"]["episodes"],
             physics=outcome.get("physics") or "no",
             mujoco=outcome.get("mujoco") or "",
+            exact=_exact(outcome, settings),
         ),
         custom=bool(outcome["data"].get("custom")),
         score=None if summary is None else summary["score"],
@@ -197,6 +201,13 @@ def read(directory: Path, now: float) -> RunRecord:
         wandb=_first_line(directory / "wandb" / "url"),
         commit=((manifest.get("git") or {}).get("commit") or "")[:12],
     )
+
+
+def _exact(outcome: dict[str, Any], settings: dict[str, Any]) -> bool | None:
+    """Whether the simulator was exact; summaries of earlier versions do not say it."""
+    if "exact_physics" in outcome or outcome.get("physics") != "d4rl":
+        return outcome.get("exact_physics")
+    return is_exact(settings["env"]["simulator"], outcome.get("mujoco") or "")
 
 
 def _directories(folder: Path) -> Iterator[Path]:

@@ -199,7 +199,8 @@ def _fields(result: Result) -> Iterator[tuple[str, object]]:
     yield "id", result.runs[0].configuration
     yield from (("measure", protocol.measure), ("updates", protocol.updates), ("headline", protocol.headline))
     yield from (("evaluated_every", protocol.every), ("episodes", protocol.episodes))
-    yield from (("physics", protocol.physics), ("mujoco", protocol.mujoco), ("own_data", result.own_data))
+    yield from (("physics", protocol.physics), ("mujoco", protocol.mujoco), ("exact_physics", protocol.exact))
+    yield "own_data", result.own_data
     yield "seeds", len(result.scores)
     yield "seeds_wanted", len(result.runs) + len(result.missing)
     yield from (("mean", result.mean if scored else None), ("std", result.std if scored else None))

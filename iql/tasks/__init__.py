@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from gymnasium.vector import VectorEnv
+if TYPE_CHECKING:  # so that what only reads a table here imports no simulator
+    import numpy as np
+    from gymnasium.vector import VectorEnv
 
-from iql.transitions import Transitions
-
-if TYPE_CHECKING:
     from iql.tasks.mazes import Maze
+    from iql.transitions import Transitions
 
 
 class Task(Protocol):

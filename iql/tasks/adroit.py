@@ -15,6 +15,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from iql.tasks.physics import restore_contacts
+
 log = logging.getLogger(__name__)
 
 _notice = io.StringIO()
@@ -101,9 +103,13 @@ CLASSES: dict[str, type[gymnasium.Env]] = {"door": Door, "hammer": Hammer, "pen"
 def make(name: str, physics: str) -> gymnasium.Env:
     """The simulator `name` without a step limit.
 
-    On mujoco 3.1.6 the hand already moves as in MuJoCo 2.1.0, so both physics profiles are the same here.
+    On mujoco 3.1.6 the hand already moves as in MuJoCo 2.1.0; on newer versions physics="d4rl" gives it that one's
+    contacts, and "gymnasium" leaves gymnasium-robotics' model as it comes.
     """
-    return CLASSES[name]()
+    env: Any = CLASSES[name]()
+    if physics == "d4rl":
+        restore_contacts(env.model)
+    return env
 
 
 def _distance(positions: np.ndarray, one: int, other: int) -> np.floating[Any]:

@@ -10,7 +10,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from iql.tasks.physics import restore_capsule_masses
+from iql.tasks.physics import restore_capsule_masses, restore_contacts
 
 FRAME_SKIP = 5
 """Simulator steps to an action."""
@@ -31,10 +31,11 @@ def description() -> ET.Element:
 
 
 def compile_model(root: ET.Element, physics: str) -> mujoco.MjModel:
-    """The compiled model of a description; with physics="d4rl" its bodies have MuJoCo 2.1.0's masses."""
+    """The compiled model of a description; with physics="d4rl" it has MuJoCo 2.1.0's masses and contacts."""
     model = mujoco.MjModel.from_xml_string(ET.tostring(root, encoding="unicode"))
     if physics == "d4rl":
         restore_capsule_masses(model)
+        restore_contacts(model)
     return model
 
 

@@ -107,14 +107,14 @@ class D4RLTask(RecordedTask):
         return [partial(make, self.simulator, self.physics, self.horizon)] * num
 
     def simulator_facts(self) -> dict[str, object]:
-        """mujoco's version and the physics profile."""
+        """mujoco's version, the physics profile and whether it is exact there."""
         if self.physics == "legacy":
             from iql.tasks import legacy
 
             return dict(legacy.facts())
         from iql.tasks import physics
 
-        return dict(physics.facts(self.physics))
+        return physics.facts(self.physics, self.simulator)
 
     def _check_sizes(self, data: Rows, path: Path) -> None:
         have = data.observations.shape[1], data.actions.shape[1]

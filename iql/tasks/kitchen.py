@@ -15,6 +15,8 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from iql.tasks.physics import restore_contacts
+
 with contextlib.redirect_stderr(io.StringIO()):  # the package's import prints a notice about Adroit's rewards
     from gymnasium_robotics.envs.franka_kitchen.franka_env import FrankaRobot
     from gymnasium_robotics.envs.franka_kitchen.kitchen_env import OBS_ELEMENT_GOALS, OBS_ELEMENT_INDICES
@@ -66,6 +68,7 @@ class Kitchen(FrankaRobot):
         super().__init__("../assets/kitchen_franka/kitchen_assets/kitchen_env_model.xml")
         if physics == "d4rl":
             _restore_bodies(self.model)
+            restore_contacts(self.model)
         self.tasks = tasks
         self.goal = np.zeros(30)
         for task in tasks:

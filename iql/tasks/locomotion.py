@@ -18,10 +18,11 @@ def make(name: str, physics: str) -> gymnasium.Env:
     """The simulator `name` without a time limit: v4's rewards, ends and resets are those of D4RL's -v2.
 
     Resets draw ±.005 around the standing pose (halfcheetah ±.1, and .1 · normal on velocities).
-    physics="d4rl" gives bodies MuJoCo 2.1.0's masses, "gymnasium" leaves v4 as it comes. The classes are
+    physics="d4rl" gives MuJoCo 2.1.0's masses and contacts, "gymnasium" leaves v4 as it comes. The classes are
     built directly, since gymnasium.make warns of every v4.
     """
     env = CLASSES[name]()
     if physics == "d4rl":
         d4rl_physics.restore_capsule_masses(env.model, TOTAL_MASS.get(name))
+        d4rl_physics.restore_contacts(env.model)
     return env

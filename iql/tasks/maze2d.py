@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 
 from iql.tasks.mazes import MAZES, Maze, distance
+from iql.tasks.physics import restore_contacts
 
 RADIUS = 0.1
 """The ball's (m); walls keep its centre that far off."""
@@ -59,6 +60,7 @@ def compile_model(maze: Maze, physics: str = "d4rl") -> mujoco.MjModel:
     model = mujoco.MjModel.from_xml_string(mjcf(maze))
     if physics == "d4rl":
         model.body_invweight0[model.body("particle").id, 0] *= 2.0 / 3.0
+        restore_contacts(model)
     return model
 
 

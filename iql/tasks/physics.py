@@ -1,35 +1,37 @@
-"""The physics that D4RL's published scores come from: MuJoCo 2.1.0's masses in today's MuJoCo."""
+"""The physics that D4RL's published scores come from: MuJoCo 2.1.0's masses and contacts in today's MuJoCo."""
 
 from __future__ import annotations
 
 import logging
+import re
 from functools import cache
 
 import gymnasium
 import mujoco
 import numpy as np
 
-log = logging.getLogger(__name__)
+from iql.tasks import mujoco_versions
 
-MUJOCO = "3.1.6"
-"""The version on which every step was measured to equal MuJoCo 2.1.0's: contact margins change in 3.5.0,
-the collision code behind Adroit between 3.1.6 and 3.2.7."""
+log = logging.getLogger(__name__)
 
 PROFILES = ("d4rl", "gymnasium")
 """d4rl: MuJoCo 2.1.0's dynamics, as the published scores have them; gymnasium: MuJoCo's own of today."""
 
 
-def facts(physics: str) -> dict[str, str]:
-    """What belongs beside every score: {"mujoco": installed version, "physics": profile}.
+def facts(physics: str, simulator: str) -> dict[str, object]:
+    """What belongs beside a score: {"mujoco": installed version, "physics": profile, "exact_physics": bool | None}.
 
-    Logs one warning per process where the installed version is not the measured one. Raises ValueError
-    for an unknown profile.
+    exact_physics says whether the simulator was shown to move as D4RL's on this version of mujoco; None for the
+    profile that does not claim to. Logs one warning per process and family where it was not. Raises ValueError for an
+    unknown profile.
     """
     if physics not in PROFILES:
         raise ValueError(f"physics={physics!r} is not one of {', '.join(PROFILES)}")
     version = mujoco.__version__
-    _warn_of(version)
-    return {"mujoco": version, "physics": physics}
+    exact = mujoco_versions.is_exact(simulator, version) if physics == "d4rl" else None
+    if exact is False:
+        _warn_of(mujoco_versions.family(simulator), version)
+    return {"mujoco": version, "physics": physics, "exact_physics": exact}
 
 
 def version_of(env: gymnasium.Env) -> str | None:
@@ -45,15 +47,34 @@ def log_warnings() -> None:
 
 
 @cache
-def _warn_of(version: str) -> None:
-    if version != MUJOCO:
-        log.warning(
-            "mujoco %s is installed, but only %s was measured to move as D4RL's simulator: scores may not "
-            "be comparable to published ones (pip install mujoco==%s)",
-            version,
-            MUJOCO,
-            MUJOCO,
-        )
+def _warn_of(family: str, version: str) -> None:
+    shown = mujoco_versions.EXACT.get(family, ())
+    advice = f" (it was on {', '.join(shown)}; 3.1.6 needs Python 3.12 or older)" if shown else ""
+    log.warning(
+        "mujoco %s is installed, on which %s was not shown to move as D4RL's simulator%s: its scores may not be "
+        "comparable to published ones, and reports keep them apart",
+        version,
+        family,
+        advice,
+    )
+
+
+def restore_contacts(model: mujoco.MjModel) -> None:
+    """Let geoms touch as they did in MuJoCo 2.1.0, as far as options of newer versions can (docs/tasks.md).
+
+    From 3.5.0 on the margins of two geoms add up where the larger one counted before: they are halved. General convex
+    collisions go through libccd and find one contact a pair, where newer versions have a method of their own that may
+    find several. Where a version lacks an option, it has the old behaviour; 3.1.6 needs none of this.
+    """
+    if _version() >= (3, 5):
+        model.geom_margin[:] /= 2
+    for flag in ("mjDSBL_NATIVECCD", "mjDSBL_MULTICCD"):
+        model.opt.disableflags |= int(getattr(mujoco.mjtDisableBit, flag, 0))
+
+
+def _version() -> tuple[int, ...]:
+    """The installed mujoco's version: (3, 1, 6)."""
+    return tuple(int(part) for part in re.findall(r"\d+", mujoco.__version__)[:3])
 
 
 def restore_capsule_masses(model: mujoco.MjModel, total_mass: float | None = None) -> None:
