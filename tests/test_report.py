@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +24,8 @@ from rich.console import Console
 
 from iql.leases import Owner
 from iql.reporting import curves, page, tables
-from iql.reporting.chart import Style
+from iql.reporting.chart import Chart, Omission, Style
+from iql.reporting.labels import canonical, texts_of
 from iql.reporting.page import charts, html
 from iql.reporting.reading import Protocol, Reader
 from iql.reporting.results import Report, compile_report
@@ -81,7 +84,7 @@ def test_a_task_by_hand(tmp_path):
     assert line["CORL"] == "67.53 ± 3.78"
     shown = report(tmp_path).stdout
     assert (
-        "normalised score, mean of the last ten evaluations of 10 episodes every 5,000 updates, after 20,000" in shown
+        "Normalised score, mean of the last ten evaluations of 10 episodes every 5,000 updates, after 20,000" in shown
     )
     assert "d4rl physics on mujoco 3.1.6" in shown
     assert "settings tuned per task" in shown  # the protocol behind CORL's number
@@ -115,8 +118,64 @@ def test_settings_of_any_kind_are_swept(tmp_path):
         "hidden_dims=256x256 batch_size=64",
     }
     (chart,) = sensitivities(made, made.tables[0])  # the three networks that follow the one setting are one
-    assert chart.data[0]["x"] == ["256x256", "64x64"]
+    assert chart.data[0]["x"] == ["64x64", "256x256"]
     assert chart.layout["xaxis"]["type"] == "category"
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([3, 3.0, 10], ["3", "10"]),
+        ([1e-05, 0.0003, 1000000.0, 1e22, -0.0, 2**70], ["1e-05", "0.0003", "1000000", "1e+22", "0", str(2**70)]),
+        ([0.1234567, 0.1234568], ["0.1234567", "0.1234568"]),
+        ([0.1 + 0.2, 0.7], ["0.3", "0.7"]),
+        ([0.1 + 0.2, 0.3], ["0.30000000000000004", "0.3"]),
+        ([None, True, "x", 0.5], ["none", "True", "x", "0.5"]),
+        (["own.Policy", "iql.networks.Policy"], ['"own.Policy"', '"iql.networks.Policy"']),
+        (["0.5", 0.5, "none", None], ['"0.5"', "0.5", '"none"', "null"]),
+        ([1, True, 1.0], ["1", "True"]),
+        ([[64, 64], [64.0, 64], [256]], ["64x64", "256"]),
+        ([math.inf, 100.0], ["inf", "100"]),
+    ],
+)
+def test_equal_values_have_one_text_and_others_another(values, texts):
+    assert list(texts_of(values).values()) == texts
+    assert all(
+        (canonical(a) == canonical(b)) == (a == b and (a is True) == (b is True)) for a in values for b in values
+    )
+
+
+def retyped(run: Path, key: str, value: object) -> None:
+    """Sets a value in a run's manifest, as older versions or another's program may have written it."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    *sections, last = key.split(".")
+    node = manifest["settings"]
+    for section in sections:
+        node = node[section]
+    node[last] = value
+    write_json(run / "manifest.json", manifest)
+
+
+def test_values_of_any_type_stand_in_their_order(tmp_path):
+    """As JSON writes them where the short texts of two, here 10 and [10], are the same."""
+    values = ["v10", "v9", None, 10, True, 2.5, [10], [9], 2]
+    for index, value in enumerate(values):
+        run = make_run(tmp_path, HOPPER, (*SHORT, f"algorithm.tau={0.6 + index / 100}"), 0, [float(index)] * 4)
+        retyped(run, "algorithm.tau", 0.6)
+        retyped(run, "algorithm.own", value)
+    made = compiled(tmp_path)
+    (chart,) = (each for table in made.tables for each in sensitivities(made, table))
+    assert chart.data[0]["x"] == ["null", "true", "2", "2.5", "10", "[9]", "[10]", '"v9"', '"v10"']
+
+
+def test_two_configurations_of_one_name_stay_two_under_every_protocol(tmp_path):
+    for tau, mujoco in ((0.6, "3.1.6"), (0.6, "3.2.0"), (0.7, "3.1.6")):
+        facts, seed = {"mujoco": mujoco}, 0 if mujoco == "3.1.6" else 1
+        run = make_run(tmp_path, HOPPER, (*SHORT, f"algorithm.tau={tau}"), seed, [100 * tau] * 4, facts=facts)
+        retyped(run, "algorithm.tau", 0.6)  # as if the data were what sets them apart
+    made = compiled(tmp_path)
+    means = sorted(result.mean for table in made.tables for result in table.results)
+    assert means == [60.0, 60.0, 70.0]
 
 
 def test_a_random_search_has_no_mean_over_other_settings(tmp_path):
@@ -151,11 +210,13 @@ def test_a_value_that_is_not_scored_yet_leaves_the_others_their_mean(tmp_path):
 
 def test_many_configurations_are_compared_by_the_best(tmp_path):
     for index in range(18):
-        make_run(tmp_path, HOPPER, (*SHORT, f"algorithm.tau={0.5 + index / 100}"), 0, [float(index)] * 4)
+        for seed in range(3):
+            make_run(tmp_path, HOPPER, (*SHORT, f"algorithm.tau={0.5 + index / 100}"), seed, [float(index + seed)] * 4)
     made = compiled(tmp_path)
     profile, improvement = (chart for chart in charts(made, Style(made)) if chart.section == "compare")
     for chart in (profile, improvement):
-        assert chart.title.endswith(f"{HOPPER}, the best 16 configurations; 2 left out")
+        assert f"{HOPPER}, the best 16 configurations; 2 left out" in chart.title
+    assert improvement.title.endswith("3 seeds a side")
     assert "tau=0.67" in improvement.data[0]["x"]
     assert "tau=0.5" not in improvement.data[0]["x"]
 
@@ -172,7 +233,7 @@ def test_a_curve_is_the_mean_over_seeds_with_its_band(grid):
 
 def test_plotly_takes_every_chart(grid):
     made = compiled(grid)
-    drawn = list(charts(made, Style(made)))
+    drawn = [each for each in charts(made, Style(made)) if isinstance(each, Chart)]
     assert {chart.section for chart in drawn} == {"curves", "sweep", "compare", "diagnostics"}
     for chart in drawn:
         plotly.graph_objects.Figure(chart.data, chart.layout)  # raises for a key or value that it does not know
@@ -224,9 +285,46 @@ def test_other_protocols_are_shown_apart_and_never_averaged(tmp_path):
     made = compiled(tmp_path)
     assert len(made.tables) == 5
     assert all(len(result.scores) == 1 for table in made.tables for result in table.results)
-    assert f"{HOPPER}, default: 5 protocols, shown apart" in made.notes
-    titles = [chart.title for chart in charts(made, Style(made)) if chart.section == "curves"]
-    assert len(set(titles)) == 5
+    assert f"{HOPPER}, default: protocols A, B, C, D, E, shown apart" in made.notes
+    assert [table.heading.partition(":")[0] for table in made.tables] == [f"Protocol {letter}" for letter in "ABCDE"]
+    text = html(made, tmp_path / "report.html").partition('id="charts">')[0]
+    for table in made.tables:
+        assert text.count(f"<h3>{table.heading}</h3>") == 1
+    subjects = "; ".join(f"{HOPPER}, protocol {letter}" for letter in "ABCDE")
+    assert f"Evaluated once, so there is no curve: {subjects}." in text
+    told = re.search(r"Protocols \((.*)\) are shown apart", text)[1].split("; ")
+    assert [each[:3] for each in told] == ["A: ", "B: ", "C: ", "D: ", "E: "]
+    assert sum("physics gymnasium" in each for each in told) == sum("mujoco 3.2.0" in each for each in told) == 1
+
+
+def test_each_protocol_has_charts_of_its_own_settings(tmp_path):
+    for episodes, taus in ((10, (0.7, 0.9)), (7, (0.8,))):
+        for tau in taus:
+            words = (*SHORT, f"evaluation.episodes={episodes}", f"algorithm.tau={tau}")
+            make_run(tmp_path, HOPPER, words, 0, [10 * tau] * 4)
+    made = compiled(tmp_path)
+    swept = [chart for table in made.tables for chart in sensitivities(made, table)]
+    assert [(chart.title, chart.data[0]["x"]) for chart in swept] == [(f"tau, {HOPPER}, protocol A", [0.7, 0.9])]
+    assert [chart.title for chart in learning(made)] == [f"{HOPPER}, protocol A", f"{HOPPER}, protocol B"]
+
+
+def learning(made: Report) -> list[Chart]:
+    return [each for each in charts(made, Style(made)) if isinstance(each, Chart) and each.section == "curves"]
+
+
+def test_a_probability_of_improvement_needs_three_seeds_on_either_side(tmp_path):
+    for tau, seeds in ((0.6, 3), (0.7, 1), (0.9, 4)):
+        for seed in range(seeds):
+            make_run(tmp_path, HOPPER, (*SHORT, f"algorithm.tau={tau}"), seed, [100 * tau + seed] * 4)
+    made = compiled(tmp_path)
+    (chart,) = (each for each in charts(made, Style(made)) if isinstance(each, Chart) and "improvement" in each.title)
+    (omission,) = (each for each in charts(made, Style(made)) if isinstance(each, Omission) and "improve" in each.why)
+    assert chart.title == f"Probability of improvement: {HOPPER}, 3 to 4 seeds a side"
+    assert chart.data[0]["x"] == chart.data[0]["y"] == ["tau=0.9", "tau=0.6"]
+    assert chart.data[0]["text"] == [["", "1.00"], ["0.00", ""]]
+    assert "4 against 3 seeds" in chart.data[0]["customdata"][0][1]
+    assert "needs 3 seeds" in omission.why
+    assert omission.subject == f"2 of 3 pairs, {HOPPER}"
 
 
 def test_a_task_without_references_shows_returns(tmp_path):
@@ -242,7 +340,9 @@ def test_runs_without_an_evaluation(tmp_path):
     made = compiled(tmp_path)
     assert "not evaluated" in str(made.tables[0].protocol)
     assert row(made, HOPPER)["mean"] == ""
-    assert [chart.section for chart in charts(made, Style(made))] == ["diagnostics"] * len(curves.DIAGNOSTICS)
+    drawn = list(charts(made, Style(made)))
+    assert [each.section for each in drawn] == ["diagnostics"] * len(curves.DIAGNOSTICS)
+    assert all(isinstance(each, Chart) for each in drawn)
 
 
 # What is missing or damaged
@@ -385,7 +485,7 @@ def test_images_for_a_paper(grid, tmp_path):
     assert shown[..., :3].std() > 0.05
     assert "<svg" in svg.read_text()
     bare = make_run(tmp_path / "bare", HOPPER, (*SHORT, "evaluation=none"), 0, [])
-    assert "no run has been evaluated yet" in report(bare, "--out", png, expected=1).stderr
+    assert "no run has been evaluated twice yet" in report(bare, "--out", png, expected=1).stderr
 
 
 def test_the_page_holds_no_address_that_it_loads_from(grid, tmp_path):

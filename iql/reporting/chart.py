@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from iql.reporting.results import Report, Result, Table
@@ -18,7 +18,11 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart of a section; task is "" where it is about several. alternative: what it shows, in words."""
+    """One chart of a section; task is "" where it is about several.
+
+    alternative  what it shows, in words
+    key          what the numbers 1, 2, … on both axes stand for, where names would not fit
+    """
 
     section: str
     task: str
@@ -26,6 +30,16 @@ class Chart:
     alternative: str
     data: list[dict[str, Any]]
     layout: dict[str, Any]
+    key: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Omission:
+    """A chart that a section does not have, and why; subject: what it would be of."""
+
+    section: str
+    why: str
+    subject: str
 
 
 class Style:
@@ -92,12 +106,26 @@ def axes(x: str, y: str) -> dict[str, Any]:
     return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
 
 
+def category(texts: list[str]) -> dict[str, Any]:
+    """An axis of texts in this order, also where they look like numbers, and each with a tick."""
+    return {"type": "category", "categoryorder": "array", "categoryarray": texts, "dtick": 1}
+
+
+def measured(table: Table) -> str:
+    """What the scores of a table are called on an axis."""
+    return "return" if table.protocol.measure == "return" else "score"
+
+
 def title_of(env: str, table: Table, report: Report) -> str:
-    """The task; where it stands in several tables, the protocol too."""
+    """The task; where it stands in several tables, the protocol's letter too."""
     several = sum(any(result.env == env for result in each.results) for each in report.tables) > 1
-    return f"{env} ({table.protocol})" if several else env
+    return f"{env}, protocol {table.letter}" if several else env
 
 
-def rounded(values: Iterable[float]) -> list[float | None]:
-    """Five significant digits, which is more than a screen shows; null for what is not finite."""
-    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]
+def rounded(values: Iterable[float | None]) -> list[float | None]:
+    """Nine significant digits, enough for a label that rounds them once more; null for what is no number."""
+    return [None if value is None or not math.isfinite(value) else _short(value) for value in values]
+
+
+def _short(value: float) -> float:
+    return int(value) if value == int(value) else float(f"{value:.9g}")

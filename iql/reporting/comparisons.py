@@ -9,77 +9,110 @@ from typing import Any
 import numpy as np
 
 from iql.reporting import statistics
-from iql.reporting.chart import Chart, Style, axes, by_task
-from iql.reporting.results import PAIRS, Table
+from iql.reporting.chart import Chart, Omission, Style, axes, by_task, category, measured
+from iql.reporting.results import PAIRS, SEEDS, Table
 
 THRESHOLDS = 101
 """Points of a performance profile."""
 
 
-def profiles(table: Table, style: Style) -> Iterator[Chart]:
+NAME = 16
+"""Letters of a configuration's name at most that fit beside an axis; longer ones are numbered."""
+
+RUNS = 2
+"""Runs that a performance profile needs: of one it is a single step."""
+
+
+def profiles(table: Table, style: Style) -> Iterator[Chart | Omission]:
     """Which share of runs scores above a threshold, for each configuration."""
-    if not table.scored:
-        return
-    every = np.concatenate([result.scores for result in table.scored])
-    if len(every) < 2 or every.min() == every.max():
+    scores = {
+        label: [result.scores for result in tasks.values()] for label, tasks in list(table.by_label.items())[:PAIRS]
+    }
+    told = {label: own for label, own in scores.items() if sum(map(len, own)) >= RUNS}
+    if len(told) < len(scores):
+        lacking = f"{len(scores) - len(told)} of {len(scores)} configurations"
+        yield Omission("compare", f"A performance profile needs {RUNS} runs; without one", f"{lacking}, {_over(table)}")
+    every = np.concatenate([own for tasks in told.values() for own in tasks]) if told else np.empty(0)
+    if not len(every) or every.min() == every.max():
         return
     thresholds = np.linspace(every.min(), every.max(), THRESHOLDS)
     traces: list[dict[str, Any]] = []
-    for label, tasks in list(table.by_label.items())[:PAIRS]:
-        shares, interval = statistics.profile([result.scores for result in tasks.values()], thresholds)
+    for label, own in told.items():
+        shares, interval = statistics.profile(own, thresholds)
         if interval is not None:
             traces.append(style.band(label, thresholds.tolist(), interval[0].tolist(), interval[1].tolist()))
         hover = "%{y:.0%} of runs above %{x:.1f}"
         traces.append(style.line(label, thresholds.tolist(), shares.tolist(), hovertemplate=hover))
-    layout = axes("score", "share of runs above it")
+    layout = axes(measured(table), "share of runs above it")
     layout["yaxis"] |= {"range": [-0.02, 1.02], "tickformat": ".0%"}
-    alternative = f"Performance profiles of {', '.join(list(table.by_label)[:PAIRS])}"
+    alternative = f"Performance profiles of {', '.join(told)}"
     yield Chart("compare", "", f"Performance profile: {_over(table)}", alternative, traces, layout)
 
 
-def improvements(table: Table) -> Iterator[Chart]:
-    """P(row scores higher than column) for every pair of configurations."""
-    if not table.comparisons:
-        return
+def improvements(table: Table) -> Iterator[Chart | Omission]:
+    """P(row scores higher than column) for every pair of configurations with SEEDS seeds each."""
     labels = list(table.by_label)[:PAIRS]
+    pairs = math.comb(len(labels), 2)
+    if lacking := pairs - len(table.comparisons):
+        needs = f"The probability of improvement needs {SEEDS} seeds of both configurations on one task; without one"
+        yield Omission("compare", needs, f"{lacking} of {pairs} pair{'s' * (pairs != 1)}, {_over(table)}")
+    compared = {label for each in table.comparisons for label in (each.better, each.worse)}
+    labels = [label for label in labels if label in compared]
+    if not labels:
+        return
     z: list[list[float | None]] = [[None] * len(labels) for _ in labels]
-    hover = [[""] * len(labels) for _ in labels]
+    text = [[""] * len(labels) for _ in labels]
+    hover = [["not compared"] * len(labels) for _ in labels]
     for each in table.comparisons:
-        i, j = labels.index(each.better), labels.index(each.worse)
-        z[i][j], z[j][i] = each.probability, 1 - each.probability
         over = f"over {len(each.tasks)} tasks" if len(each.tasks) > 1 else f"on {each.tasks[0]}"
-        low, high = each.interval or (math.nan, math.nan)
-        told = f" [{low:.2f}, {high:.2f}]", f" [{1 - high:.2f}, {1 - low:.2f}]"
-        shown = told if each.interval else (", one seed", ", one seed")
-        hover[i][j] = f"P({each.better} > {each.worse}) = {z[i][j]:.2f}{shown[0]} {over}"
-        hover[j][i] = f"P({each.worse} > {each.better}) = {z[j][i]:.2f}{shown[1]} {over}"
+        low, high = each.interval
+        sides = (
+            (each.better, each.worse, each.seeds, each.probability, (low, high)),
+            (each.worse, each.better, each.seeds[::-1], 1 - each.probability, (1 - high, 1 - low)),
+        )
+        for one, other, seeds, probability, (bottom, top) in sides:
+            i, j = labels.index(one), labels.index(other)
+            z[i][j], text[i][j] = probability, f"{probability:.2f}"
+            told = f"P({one} > {other}) = {probability:.2f} [{bottom:.2f}, {top:.2f}]"
+            hover[i][j] = f"{told}, {seeds[0]} against {seeds[1]} seeds {over}"
+    key = labels if max(map(len, labels)) > NAME else []
+    names = [str(number) for number in range(1, len(labels) + 1)] if key else labels
     trace = {
         "type": "heatmap",
-        "x": labels,
-        "y": labels,
+        "x": names,
+        "y": names,
         "z": z,
         "zmin": 0,
         "zmax": 1,
-        "text": [["" if value is None else f"{value:.2f}" for value in row] for row in z],
+        "text": text,
         "texttemplate": "%{text}",
         "customdata": hover,
         "hovertemplate": "%{customdata}<extra></extra>",
         "colorscale": "RdBu",
         "colorbar": {"title": {"text": "P"}, "thickness": 12},
     }
-    layout = {
-        "xaxis": {"title": {"text": "than this"}, "type": "category"},
-        "yaxis": {"title": {"text": "this scores higher"}, "type": "category", "autorange": "reversed"},
-    }
-    title = f"Probability of improvement: {_over(table)}"
-    strongest = max(table.comparisons, key=lambda each: each.probability)
-    alternative = f"P({strongest.better} scores higher than {strongest.worse}) is {strongest.probability:.2f}"
-    yield Chart("compare", "", title, alternative, [trace], layout)
+    layout = axes("than this", "this scores higher")
+    layout["xaxis"] |= category(names)
+    layout["yaxis"] |= category(names) | {"autorange": "reversed"}
+    title = f"Probability of improvement: {_over(table)}, {_seeds(table)}"
+    strongest = max(table.comparisons, key=lambda each: abs(each.probability - 0.5))
+    better, worse, probability = strongest.better, strongest.worse, strongest.probability
+    if probability < 0.5:
+        better, worse, probability = worse, better, 1 - probability
+    alternative = f"P({better} scores higher than {worse}) is {probability:.2f}"
+    yield Chart("compare", "", title, alternative, [trace], layout, key)
+
+
+def _seeds(table: Table) -> str:
+    """How many seeds a side the probabilities of improvement are of."""
+    counts = [count for each in table.comparisons for count in each.seeds]
+    return " to ".join(str(count) for count in dict.fromkeys((min(counts), max(counts)))) + " seeds a side"
 
 
 def _over(table: Table) -> str:
-    """Of what a chart is: its task, or how many there are, and whether configurations are left out."""
+    """Of what a chart is: its task, or how many there are, its protocol, and whether configurations are left out."""
     tasks = by_task(table.scored)
     left = len(table.by_label) - PAIRS
     over = next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)} tasks"
+    over += f", protocol {table.letter}" if table.letter else ""
     return over + (f", the best {PAIRS} configurations; {left} left out" if left > 0 else "")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from iql.reporting import statistics
-from iql.reporting.chart import Chart, Style, axes, by_task, ordered, title_of
+from iql.reporting.chart import Chart, Omission, Style, axes, by_task, ordered, title_of
 from iql.reporting.reading import RunRecord
 from iql.reporting.results import Report, Table
 
@@ -31,7 +31,7 @@ DIAGNOSTICS = {
 """What is drawn of the train records, with its name for people."""
 
 
-def learning_curves(report: Report, table: Table, style: Style) -> Iterator[Chart]:
+def learning_curves(report: Report, table: Table, style: Style) -> Iterator[Chart | Omission]:
     """Each task's scores over updates: the mean over seeds of each configuration, with its interval as a band."""
     for env, results in by_task(table.results).items():
         traces, ends = [], []
@@ -47,7 +47,9 @@ def learning_curves(report: Report, table: Table, style: Style) -> Iterator[Char
                 style.line(result.label, updates.tolist(), mean.tolist(), customdata=counts, hovertemplate=hover)
             )
             ends.append(f"{result.label} ends at {mean[-1]:.1f}")
-        if traces:
+        if traces and not _is_curve(traces):
+            yield Omission("curves", "Evaluated once, so there is no curve", title_of(env, table, report))
+        elif traces:
             kind = "return" if table.protocol.measure == "return" else "normalised score"
             layout = axes("updates", kind)
             alternative = f"Learning curves of {env}: {'; '.join(ends[:12])}"
@@ -67,7 +69,12 @@ def _curve(runs: Sequence[RunRecord]) -> tuple[np.ndarray, np.ndarray, list[int]
     return updates, np.nanmean(scores, 0), counts, shared, interval
 
 
-def diagnostics(report: Report, table: Table, style: Style) -> Iterator[Chart]:
+def _is_curve(traces: Sequence[dict[str, Any]]) -> bool:
+    """Whether any of these traces has a second point."""
+    return any(len(trace["x"]) > 1 for trace in traces)
+
+
+def diagnostics(report: Report, table: Table, style: Style) -> Iterator[Chart | Omission]:
     """Train records, mean over seeds, of each task and quantity."""
     for env, results in by_task(table.results).items():
         for key, name in DIAGNOSTICS.items():
@@ -81,7 +88,9 @@ def diagnostics(report: Report, table: Table, style: Style) -> Iterator[Chart]:
                     updates = sorted(values)
                     means = [sum(values[update]) / len(values[update]) for update in updates]
                     traces.append(style.line(result.label, updates, means, hovertemplate="%{y:.4g} after %{x:,}"))
-            if traces:
+            if traces and not _is_curve(traces):
+                yield Omission("diagnostics", "One train record, so there is no curve", title_of(env, table, report))
+            elif traces:
                 title = f"{name}, {title_of(env, table, report)}"
                 ends = "; ".join(f"{trace['name']} ends at {trace['y'][-1]:.4g}" for trace in traces[:12])
                 yield Chart("diagnostics", env, title, f"{name}: {ends}", traces, axes("updates", ""))

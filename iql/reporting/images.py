@@ -10,6 +10,7 @@ from iql.errors import UserError
 from iql.reporting.chart import Chart, Style
 from iql.reporting.curves import learning_curves
 from iql.reporting.figures import empty_figure, thousands
+from iql.reporting.protocols import differences
 from iql.reporting.results import Report
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ def image(report: Report, form: str) -> bytes:
     Raises UserError where nothing was evaluated.
     """
     style = Style(report)
-    charts = [chart for table in report.tables for chart in learning_curves(report, table, style)]
+    drawn = [each for table in report.tables for each in learning_curves(report, table, style)]
+    charts = [chart for chart in drawn if isinstance(chart, Chart)]
     if not charts:
-        raise UserError("there are no learning curves to be drawn: no run has been evaluated yet")
+        raise UserError("there are no learning curves to be drawn: no run has been evaluated twice yet")
     columns = min(COLUMNS, len(charts))
     rows = math.ceil(len(charts) / columns)
     figure = empty_figure(WIDTH * columns, HEIGHT * rows + 0.5)
@@ -45,6 +47,9 @@ def image(report: Report, form: str) -> bytes:
     figure.legend(
         list(lines.values()), list(lines), loc="outside lower center", ncols=min(4, len(lines)), frameon=False
     )
+    if unlike := differences({table.letter: table.protocol for table in report.tables if table.letter}):
+        words = "; ".join(f"{letter}: {what}" for letter, what in unlike.items())
+        figure.suptitle(f"Protocols {words}", fontsize=8, wrap=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, dpi=DPI)
     return buffer.getvalue()

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from urllib.parse import quote
 import jinja2
 
 from iql.reporting import tables
-from iql.reporting.chart import Chart, Style
+from iql.reporting.chart import Chart, Omission, Style
 from iql.reporting.comparisons import improvements, profiles
 from iql.reporting.curves import diagnostics, learning_curves
-from iql.reporting.reading import RunRecord
+from iql.reporting.protocols import differences
+from iql.reporting.reading import Protocol, RunRecord
 from iql.reporting.results import Report, Table
 from iql.reporting.sensitivity import heat_maps, sensitivities
 
@@ -46,7 +47,9 @@ def html(report: Report, path: Path, refresh: float | None = None) -> str:
     from plotly.offline import get_plotlyjs
 
     style = Style(report)
-    drawn = list(charts(report, style))
+    made = list(charts(report, style))
+    drawn = [each for each in made if isinstance(each, Chart)]
+    unlike = differences({table.letter: table.protocol for table in report.tables if table.letter})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -59,7 +62,9 @@ def html(report: Report, path: Path, refresh: float | None = None) -> str:
         tasks=sorted({run.env for run in report.runs}),
         labels=[(label, style.colour(label), style.dash(label)) for label in style.order],
         shown=SHOWN,
-        sections={name: title for name, title in SECTIONS.items() if any(chart.section == name for chart in drawn)},
+        sections={name: title for name, title in SECTIONS.items() if any(each.section == name for each in made)},
+        omitted={name: _omitted(made, name) for name in SECTIONS},
+        protocols=[f"{letter}: {what}" for letter, what in unlike.items()],
         maps=list(_maps(report)),
         runs=[_run(report, run, path) for run in report.runs],
         commits=sorted({run.commit for run in report.runs if run.commit}),
@@ -71,8 +76,8 @@ def html(report: Report, path: Path, refresh: float | None = None) -> str:
     )
 
 
-def charts(report: Report, style: Style) -> Iterator[Chart]:
-    """Every chart that the runs have something for, in the page's order."""
+def charts(report: Report, style: Style) -> Iterator[Chart | Omission]:
+    """Every chart that the runs have something for, in the page's order, and what is left out."""
     for table in report.tables:
         yield from learning_curves(report, table, style)
     for table in report.tables:
@@ -85,12 +90,23 @@ def charts(report: Report, style: Style) -> Iterator[Chart]:
         yield from diagnostics(report, table, style)
 
 
+def _omitted(made: Iterable[Chart | Omission], section: str) -> list[str]:
+    """A sentence for every reason to leave charts of a section out."""
+    subjects: dict[str, list[str]] = {}
+    for each in made:
+        if isinstance(each, Omission) and each.section == section:
+            known = subjects.setdefault(each.why, [])
+            if each.subject not in known:
+                known.append(each.subject)
+    return [f"{why}: {'; '.join(known)}." for why, known in subjects.items()]
+
+
 def _table(table: Table) -> dict[str, Any]:
     """Header and rows of the results (each with its task and configuration, to filter by) and of the aggregates."""
     header, rows = tables.results(table)
     wide, over = tables.aggregates(table)
     return {
-        "protocol": str(table.protocol),
+        "heading": table.heading,
         "header": header,
         "rows": rows,
         "aggregate_header": wide,
@@ -122,28 +138,31 @@ def _run(report: Report, run: RunRecord, path: Path) -> dict[str, Any]:
 
 def _maps(report: Report) -> Iterator[dict[str, str]]:
     """A picture of V for each configuration of a maze, of its first seed that has one; notes what is left out."""
-    shown: set[tuple[str, str]] = set()
-    left: set[tuple[str, str]] = set()
+    shown: set[tuple[Protocol, str, str]] = set()
+    left: set[tuple[Protocol, str, str]] = set()
+    letters = {table.protocol: table.letter for table in report.tables}
     for run in report.runs:
         label, picture = report.labels.of(run), run.directory / "map.png"
-        if (run.env, label) in shown or not picture.is_file():
+        own = run.protocol, run.env, label
+        if own in shown or not picture.is_file():
             continue
         if len(shown) == MOST_MAPS:
-            left.add((run.env, label))
+            left.add(own)
             continue
         try:
             content = _smaller(picture)
         except (OSError, ValueError) as error:
             report.notes.append(f"{picture}: cannot be read, left out ({error})")
             continue
-        shown.add((run.env, label))
+        shown.add(own)
+        name = f"{label}, seed {run.seed}" + (f", protocol {letters[run.protocol]}" if letters[run.protocol] else "")
         reached = (run.summary or {}).get("success_rate")
         told = f"; {reached:.0%} of the last evaluation's rollouts reach the goal" if reached is not None else ""
         yield {
             "task": run.env,
             "label": label,
-            "caption": f"{run.env}, {label}, seed {run.seed}",
-            "alternative": f"V over {run.env} with rollouts of the policy, {label}, seed {run.seed}{told}",
+            "caption": f"{run.env}, {name}",
+            "alternative": f"V over {run.env} with rollouts of the policy, {name}{told}",
             "source": f"data:image/webp;base64,{base64.b64encode(content).decode()}",
         }
     if left:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -13,10 +12,15 @@ import numpy as np
 
 from iql.reporting import statistics
 from iql.reporting.labels import Labels
+from iql.reporting.notes import notes
+from iql.reporting.protocols import letters
 from iql.reporting.published import Source, sources
-from iql.reporting.reading import FAILED, RUNNING, UNFINISHED, Protocol, Reader, RunRecord
+from iql.reporting.reading import Protocol, Reader, RunRecord
 
 Interval = tuple[float, float] | None
+
+SEEDS = 3
+"""Seeds on either side that a probability of improvement needs: of one seed each it could only be 0 or 1."""
 
 PAIRS = 16
 """Configurations at most that are compared with each other; of more, the best by their interquartile mean."""
@@ -112,23 +116,40 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The probability that a run of `better` scores higher than one of `worse`, mean over the tasks that both have."""
+    """The probability that a run of `better` scores higher than one of `worse`, mean over tasks.
+
+    tasks  those in which both have at least SEEDS seeds
+    seeds  of better and of worse, the fewest on a task
+    """
 
     better: str
     worse: str
     tasks: list[str]
+    seeds: tuple[int, int]
     probability: float
-    interval: Interval
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Table:
-    """All runs under one protocol. aggregates: best first; sources: publications that tell of one of its tasks."""
+    """All runs under one protocol.
 
+    letter      its short name among several tables, else ""
+    aggregates  best first
+    sources     publications that tell of one of its tasks
+    """
+
+    letter: str
     protocol: Protocol
     results: list[Result]
     aggregates: list[Aggregate]
     sources: list[Source]
+
+    @property
+    def heading(self) -> str:
+        """The protocol as a sentence, after its letter."""
+        words = str(self.protocol)
+        return f"Protocol {self.letter}: {words}" if self.letter else words[:1].upper() + words[1:]
 
     @cached_property
     def scored(self) -> list[Result]:
@@ -150,13 +171,17 @@ class Table:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every pair of the first PAIRS configurations that share a task."""
+        """Every pair of the first PAIRS configurations that share a task with seeds enough."""
         made = []
         for better, worse in combinations(list(self.by_label)[:PAIRS], 2):
             one, other = self.by_label[better], self.by_label[worse]
-            if tasks := [env for env in one if env in other]:
-                probability, interval = statistics.improvement([(one[env].scores, other[env].scores) for env in tasks])
-                made.append(Comparison(better, worse, tasks, probability, interval))
+            samples = {env: (one[env].scores, other[env].scores) for env in one if env in other}
+            samples = {env: pair for env, pair in samples.items() if min(map(len, pair)) >= SEEDS}
+            if samples:
+                seeds = min(len(own) for own, _ in samples.values()), min(len(own) for _, own in samples.values())
+                probability, interval = statistics.improvement(list(samples.values()))
+                assert interval is not None  # SEEDS are enough for one
+                made.append(Comparison(better, worse, list(samples), seeds, probability, interval))
         return made
 
 
@@ -201,13 +226,13 @@ def compile_report(reader: Reader) -> Report:
         wanted = set().union(*(seeds[run.sweep] for run in own))
         missing = sorted(wanted - {run.seed for run in own})
         by_protocol[protocol].append(Result(env, label, protocol, own, missing))
-    tables = [_table(protocol, results) for protocol, results in by_protocol.items()]
-    tables.sort(key=lambda table: -len(table.results))
-    notes = [*reader.notes, *_protocol_notes(tables), *_notes(tables)]
-    return Report(reader.folders, runs, labels, tables, notes)
+    largest = sorted(by_protocol.items(), key=lambda each: -len(each[1]))
+    names = letters(len(largest)) if len(largest) > 1 else [""]
+    tables = [_table(name, *each) for name, each in zip(names, largest, strict=True)]
+    return Report(reader.folders, runs, labels, tables, [*reader.notes, *notes(tables)])
 
 
-def _table(protocol: Protocol, results: list[Result]) -> Table:
+def _table(letter: str, protocol: Protocol, results: list[Result]) -> Table:
     over: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         if len(result.scores):
@@ -217,45 +242,4 @@ def _table(protocol: Protocol, results: list[Result]) -> Table:
     ]
     aggregates.sort(key=lambda each: (-len(each.results), -each.summaries["IQM"][0]))
     told = [source for source in sources() if any(result.published(source) for result in results)]
-    return Table(protocol, results, aggregates, told)
-
-
-def _protocol_notes(tables: list[Table]) -> list[str]:
-    """A line for every configuration of a task that stands in several tables."""
-    found: dict[tuple[str, str], list[Protocol]] = defaultdict(list)
-    for table in tables:
-        for result in table.results:
-            found[result.env, result.label].append(table.protocol)
-    return [
-        f"{env}, {label}: {len(protocols)} protocols, shown apart"
-        for (env, label), protocols in found.items()
-        if len(protocols) > 1
-    ]
-
-
-def _notes(tables: list[Table]) -> list[str]:
-    """What a reader of the tables must know of each result besides its numbers."""
-    notes = []
-    for result in (result for table in tables for result in table.results):
-        name = f"{result.env}, {result.label}"
-        for run in result.runs:
-            if run.state == FAILED:
-                notes.append(f"{name}: seed {run.seed} failed at update {run.update:,}: {run.reason}")
-        for state in (RUNNING, UNFINISHED):
-            if own := [run for run in result.runs if run.state == state]:
-                updates = dict.fromkeys((min(run.update for run in own), max(run.update for run in own)))
-                far = " to ".join(f"{update:,}" for update in updates) + f" of {result.protocol.updates:,}"
-                verb = "is" if len(own) == 1 else "are"
-                notes.append(f"{name}: {_seeds(run.seed for run in own)} {verb} {state} at update {far}")
-        if result.missing:
-            notes.append(f"{name}: missing {_seeds(result.missing)}")
-        if len(result.scores) == 1:
-            notes.append(f"{name}: one seed, so no interval")
-        if result.own_data:
-            notes.append(f"{name}: data of your own, no published number is put beside it")
-    return notes
-
-
-def _seeds(seeds: Iterable[int]) -> str:
-    numbers = [str(seed) for seed in seeds]
-    return f"seed{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+    return Table(letter, protocol, results, aggregates, told)

@@ -2,102 +2,144 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from iql.reporting import statistics
-from iql.reporting.chart import COLOURS, Chart, by_task, rounded, title_of
-from iql.reporting.labels import short, text_of
+from iql.reporting.chart import COLOURS, Chart, axes, by_task, category, measured, rounded, title_of
+from iql.reporting.labels import canonical
 from iql.reporting.results import Report, Result, Table
+
+TICKS = 10
+"""Values of a setting at most that each have a tick of their own."""
+
+WIDE = 50
+"""Values further apart than this factor lie on a logarithmic axis."""
 
 
 def heat_maps(report: Report, table: Table) -> Iterator[Chart]:
     """Mean score by tau and beta, for tasks where both were varied; other swept settings are averaged over."""
-    tau, beta = "algorithm.tau", "algorithm.beta"
-    for env, results in by_task(table.scored).items():
-        swept = report.labels.swept[env]
-        if tau not in swept or beta not in swept:
+    labels, tau, beta = report.labels, "algorithm.tau", "algorithm.beta"
+    for env, results in by_task(table.results).items():
+        rows, columns = _values(report, results, beta), _values(report, results, tau)
+        if len(rows) < 2 or len(columns) < 2:
             continue
-        rows, columns = swept[beta], swept[tau]
-        cells = [[where(report, results, {beta: row, tau: column}) for column in columns] for row in rows]
-        z = [[mean_of(cell) for cell in row] for row in cells]
-        if sum(value is not None for row in z for value in row) < 2:
+        scored = [result for result in results if len(result.scores)]
+        cells = [[where(report, scored, {beta: row, tau: column}) for column in columns] for row in rows]
+        means = [[mean_of(cell) for cell in row] for row in cells]
+        if sum(mean is not None for row in means for mean in row) < 2:
             continue
-        others = [short(key) for key in swept if key not in (tau, beta)]
+        x, y = [labels.text(tau, value) for value in columns], [labels.text(beta, value) for value in rows]
+        others = [labels.names[key] for key in labels.swept[env] if key not in (tau, beta)]
         title = title_of(env, table, report) + (f", mean over {', '.join(others)}" if others else "")
-        runs = [[f"{sum(len(result.scores) for result in cell)} runs" for cell in row] for row in cells]
         trace = {
             "type": "heatmap",
-            "x": [text_of(value) for value in columns],
-            "y": [text_of(value) for value in rows],
-            "z": z,
-            "text": [["" if value is None else f"{value:.1f}" for value in row] for row in z],
+            "x": x,
+            "y": y,
+            "z": [rounded(row) for row in means],
+            "text": [["" if mean is None else f"{mean:.1f}" for mean in row] for row in means],
             "texttemplate": "%{text}",
-            "customdata": runs,
-            "hovertemplate": "tau %{x}, beta %{y}: %{z:.1f} (%{customdata})<extra></extra>",
+            "customdata": [[_runs(cell) for cell in row] for row in cells],
+            "hovertemplate": "tau %{x}, beta %{y}: %{text} (%{customdata})<extra></extra>",
             "colorscale": "Viridis",
-            "colorbar": {"title": {"text": "score"}, "thickness": 12},
+            "colorbar": {"title": {"text": measured(table)}, "thickness": 12},
         }
-        layout = {"xaxis": {"title": {"text": "tau"}, "type": "category"}}
-        layout |= {"yaxis": {"title": {"text": "beta"}, "type": "category"}}
-        known = [(value, f"tau {columns[j]}, beta {rows[i]}") for i, row in enumerate(z) for j, value in enumerate(row)]
-        best = max((value, place) for value, place in known if value is not None)
-        yield Chart("sweep", env, title, f"Score by tau and beta: best {best[0]:.1f} at {best[1]}", [trace], layout)
+        layout = axes("tau", "beta")
+        layout["xaxis"] |= category(x)
+        layout["yaxis"] |= category(y)
+        known = [(mean, x[j], y[i]) for i, row in enumerate(means) for j, mean in enumerate(row) if mean is not None]
+        best = max(known, key=lambda each: each[0])
+        told = f"Score by tau and beta: best {best[0]:.1f} at tau {best[1]}, beta {best[2]}"
+        yield Chart("sweep", env, title, told, [trace], layout)
 
 
 def sensitivities(report: Report, table: Table) -> Iterator[Chart]:
-    """Of each swept setting: every configuration's score, and the mean over the others for each of its values."""
+    """Of each swept setting: every configuration's score, and the mean over the others for each of its values.
+
+    A setting of which only one value has a score is left out: there is nothing to compare.
+    """
     for env, results in by_task(table.scored).items():
-        for key, swept in report.labels.swept[env].items():
-            scored = {
-                index: found for index, value in enumerate(swept) if (found := where(report, results, {key: value}))
-            }
-            values, at = [swept[index] for index in scored], list(scored.values())
-            if len(values) < 2:
-                continue
-            numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-            x = values if numbers else [text_of(value) for value in values]
-            points = [(place, result) for place, found in zip(x, at, strict=True) for result in found]
-            dots: dict[str, Any] = {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "configurations",
-                "x": [place for place, _ in points],
-                "y": rounded([result.mean for _, result in points]),
-                "text": [result.label for _, result in points],
-                "hovertemplate": "%{text}: %{y:.1f}<extra></extra>",
-                "marker": {"color": COLOURS[7], "opacity": 0.6, "size": 7},
-            }
-            traces = [dots]
-            alike = _alike(report, at, key)
-            if alike:
-                means = [[result.scores for result in found] for found in alike]
-                intervals = [statistics.interval(statistics.MEAN, own) for own in means]
-                line: dict[str, Any] = {
-                    "type": "scatter",
-                    "mode": "lines+markers",
-                    "name": "mean over the other settings, 95 %",
-                    "x": x,
-                    "y": rounded([statistics.mean(own) for own in means]),
-                    "line": {"color": COLOURS[0], "width": 2},
-                    "hovertemplate": "%{x}: %{y:.1f}<extra></extra>",
-                }
-                known = [interval for interval in intervals if interval is not None]
-                if len(known) == len(intervals):
-                    line["error_y"] = {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": rounded([high - y for (_, high), y in zip(known, line["y"], strict=True)]),
-                        "arrayminus": rounded([y - low for (low, _), y in zip(known, line["y"], strict=True)]),
-                    }
-                traces.append(line)
-            kind = {} if numbers else {"type": "category"}
-            layout = {"xaxis": {"title": {"text": short(key)}, **kind}, "yaxis": {"title": {"text": "mean score"}}}
-            told = "; ".join(f"{text_of(v)}: {mean_of(found):.1f}" for v, found in zip(values, at, strict=True))
-            title = f"{short(key)}, {title_of(env, table, report)}"
-            yield Chart("sweep", env, title, f"Mean score by {short(key)}: {told}", traces, layout)
+        for key in report.labels.swept[env]:
+            values = _values(report, results, key)
+            if len(values) > 1:
+                yield _sensitivity(report, table, env, results, key, values)
+
+
+def _sensitivity(report: Report, table: Table, env: str, results: list[Result], key: str, values: list[Any]) -> Chart:
+    name = report.labels.names[key]
+    texts = [report.labels.text(key, value) for value in values]
+    at = [where(report, results, {key: value}) for value in values]
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    x = values if numbers and all(map(math.isfinite, values)) else texts
+    traces = [_dots(x, at)]
+    if alike := _alike(report, at, key):
+        traces.append(_line(x, texts, alike))
+    layout = axes(name, f"mean {measured(table)}")
+    layout["xaxis"] |= category(texts) if x is texts else _ticks(values, texts)
+    told = "; ".join(f"{text}: {mean_of(found):.1f}" for text, found in zip(texts, at, strict=True))
+    title = f"{name}, {title_of(env, table, report)}"
+    return Chart("sweep", env, title, f"Mean score by {name}: {told}", traces, layout)
+
+
+def _dots(x: list[Any], at: list[list[Result]]) -> dict[str, Any]:
+    """Every configuration's mean at its value."""
+    points = [(place, result) for place, found in zip(x, at, strict=True) for result in found]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "configurations",
+        "x": [place for place, _ in points],
+        "y": rounded([result.mean for _, result in points]),
+        "text": [result.label for _, result in points],
+        "hovertemplate": "%{text}: %{y:.1f}<extra></extra>",
+        "marker": {"color": COLOURS[7], "opacity": 0.6, "size": 7},
+    }
+
+
+def _line(x: list[Any], texts: list[str], alike: list[list[Result]]) -> dict[str, Any]:
+    """The mean over the other settings at each value, with its interval where every result has several seeds."""
+    scores = [[result.scores for result in found] for found in alike]
+    means = [statistics.mean(own) for own in scores]
+    line: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "mean over the other settings",
+        "x": x,
+        "y": rounded(means),
+        "text": texts,
+        "line": {"color": COLOURS[0], "width": 2},
+        "hovertemplate": "%{text}: %{y:.1f}<extra></extra>",
+    }
+    intervals = [statistics.interval(statistics.MEAN, own) for own in scores]
+    known = [interval for interval in intervals if interval is not None]
+    if len(known) == len(intervals):
+        line["name"] += ", 95 %"
+        line["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": rounded([high - mean for (_, high), mean in zip(known, means, strict=True)]),
+            "arrayminus": rounded([mean - low for (low, _), mean in zip(known, means, strict=True)]),
+        }
+    return line
+
+
+def _ticks(values: list[Any], texts: list[str]) -> dict[str, Any]:
+    """A numeric axis whose ticks are the values themselves, as the tables write them."""
+    axis: dict[str, Any] = {"exponentformat": "e"}  # not 100μ
+    if len(values) <= TICKS:
+        axis |= {"tickmode": "array", "tickvals": values, "ticktext": texts}
+    if values[0] > 0 and values[-1] / values[0] > WIDE:
+        axis["type"] = "log"
+    return axis
+
+
+def _values(report: Report, results: list[Result], key: str) -> list[Any]:
+    """The values of a setting that these results have, in order; none where it was not varied."""
+    swept = report.labels.swept[results[0].env].get(key, [])
+    return [value for value in swept if where(report, results, {key: value})]
 
 
 def _alike(report: Report, at: list[list[Result]], key: str) -> list[list[Result]] | None:
@@ -115,13 +157,20 @@ def _alike(report: Report, at: list[list[Result]], key: str) -> list[list[Result
 
 def where(report: Report, results: list[Result], wanted: dict[str, Any]) -> list[Result]:
     """The results whose configuration set these keys so."""
+    texts = {key: canonical(value) for key, value in wanted.items()}
 
     def fits(result: Result) -> bool:
         values = report.labels.values[result.env, result.runs[0].configuration]
-        return all(values[key] == value for key, value in wanted.items())
+        return all(values[key] == text for key, text in texts.items())
 
     return [result for result in results if fits(result)]
 
 
 def mean_of(results: list[Result]) -> float | None:
-    return round(float(np.mean([result.mean for result in results])), 3) if results else None
+    """The mean of the configurations' means; None of none."""
+    return float(np.mean([result.mean for result in results])) if results else None
+
+
+def _runs(results: list[Result]) -> str:
+    count = sum(len(result.scores) for result in results)
+    return f"{count} run{'s' * (count != 1)}"

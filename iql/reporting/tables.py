@@ -61,7 +61,7 @@ def terminal(report: Report, width: int) -> RenderableType:
     """The tables and notes, with colours where the terminal has them; columns that `width` has no room for go."""
     parts: list[RenderableType] = [Text(f"{report.title}: {counted(report)}", "bold")]
     for table in report.tables:
-        parts.append(Text(f"\n{table.protocol}", "italic"))
+        parts.append(Text(f"\n{table.heading}", "italic"))
         for header, rows in _filled(table):
             shown = _fitting(header, rows, width)
             parts.append(_rich([header[index] for index in shown], [[row[index] for index in shown] for row in rows]))
@@ -80,7 +80,7 @@ def markdown(report: Report) -> str:
     """The tables and notes as GitHub's Markdown."""
     lines = [f"# {report.title}", "", counted(report), ""]
     for table in report.tables:
-        lines += [f"## {_sentence(str(table.protocol))}", ""]
+        lines += [f"## {table.heading}", ""]
         for header, rows in _filled(table):
             lines += [_plain(header, rows, "pipe"), ""]
         lines += [f"- {source.name}: {source.protocol}" for source in table.sources]
@@ -97,7 +97,7 @@ def latex(report: Report) -> str:
     for table in report.tables:
         for header, rows in _filled(table):
             body = _plain(header, rows, "latex_booktabs")
-            lines += [r"\begin{table}", r"\centering", body, f"\\caption{{{_sentence(str(table.protocol))}.}}"]
+            lines += [r"\begin{table}", r"\centering", body, f"\\caption{{{table.heading}.}}"]
             lines += [f"% {source.name}: {source.protocol}" for source in table.sources]
             lines += [r"\end{table}"]
     return "\n".join([*lines, ""])
@@ -208,7 +208,3 @@ def _fields(result: Result) -> Iterator[tuple[str, object]]:
     yield from (("median", result.median if scored else None), ("iqm", result.iqm if scored else None))
     yield from (("iqm_low", iqm_low), ("iqm_high", iqm_high))
     yield "scores", " ".join(f"{run.seed}:{run.score!r}" for run in result.runs if run.score is not None)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

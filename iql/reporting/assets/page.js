@@ -4,7 +4,9 @@
   const one = (selector, root = document) => root.querySelector(selector);
   const charts = JSON.parse(one("#charts").textContent);
   const root = document.documentElement;
-  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const INK = { paper_bgcolor: "#fff", plot_bgcolor: "#fff", font: { color: "#1f2328" } };  // of a picture that is saved
+  const PAPER = { width: 620, height: 300 };  // of a chart in print, in CSS pixels: page.css has the width too
+  const touch = matchMedia("(hover: none)").matches;
 
   // What the reader chose outlasts the page's loading itself anew; a file's storage may be closed to it.
   const memory = {
@@ -60,6 +62,7 @@
     every(".charts[data-section] > figure").forEach((figure) => {
       const own = figure.closest("[data-section]").dataset.section === "diagnostics";
       figure.hidden = own ? figure.dataset.task !== diagnosed : !passes(figure);
+      every(".legend li[data-of]", figure).forEach((item) => { item.hidden = !shown.configuration.has(item.dataset.of); });
       const plot = one(".js-plotly-plot", figure);
       if (plot) showTraces(plot, shown.configuration);
     });
@@ -131,7 +134,7 @@
     plot.setAttribute("role", "group");
     plot.setAttribute("aria-roledescription", "chart");
     plot.setAttribute("aria-label", chart.alternative);
-    figure.append(caption, plot, tools(chart, plot), asTable(chart));
+    figure.append(caption, plot, legend(chart), ...key(chart), tools(chart, plot), asTable(chart));
     plot.addEventListener("keydown", (event) => move(event, plot));
     plot.chart = chart;
     near.observe(plot);
@@ -144,68 +147,131 @@
   }), { rootMargin: "600px" });
 
   function draw(plot) {
+    if (plot.dataset.drawn) return;
     const configurations = chosen("configuration");
     const { data, layout } = plot.chart;
-    const traces = data.map((trace) => ({ ...trace, visible: visible(trace, configurations) }));
+    const traces = data.map((trace) => ({ ...literal(trace), visible: visible(trace, configurations) }));
     const axis = { automargin: true, zeroline: false };
-    const named = data.filter((trace) => trace.showlegend !== false && trace.type === "scatter");
     Plotly.newPlot(plot, traces, {
-      ...layout,
-      xaxis: { ...axis, ...layout.xaxis },
-      yaxis: { ...axis, ...layout.yaxis },
+      xaxis: { ...axis, ...literal(layout.xaxis) },
+      yaxis: { ...axis, ...literal(layout.yaxis) },
       margin: { l: 56, r: 12, t: 8, b: 40 },
       font: { family: "system-ui, sans-serif", size: 12 },
-      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
-      showlegend: plot.chart.section !== "diagnostics" && named.length > 1 && named.length <= 8,
+      showlegend: false,
       hovermode: data.some((trace) => trace.type === "heatmap") ? "closest" : "x",
-    }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] })
+      dragmode: touch ? false : "zoom",  // a finger scrolls the page
+    }, { responsive: true, displayModeBar: false })
       .then(() => Plotly.relayout(plot, colours()))
       .then(() => { plot.dataset.drawn = "true"; });
   }
+  // Plotly's own legend cuts long names off; this one breaks their lines.
+  const named = (chart) => chart.data.filter((trace) => trace.showlegend !== false && trace.type === "scatter");
+  function legend(chart) {
+    const list = document.createElement("ul");
+    list.className = "legend";
+    for (const trace of named(chart).length > 1 ? named(chart) : []) {
+      const item = document.createElement("li");
+      if (trace.meta) item.dataset.of = trace.meta;
+      item.append(swatch(trace), trace.name);
+      list.append(item);
+    }
+    return list;
+  }
+  const DASHES = { dash: "6 3", dot: "2 2", dashdot: "6 2 2 2" };
+  function swatch(trace) {
+    const draw = (name, attributes) => {
+      const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+      Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
+      return node;
+    };
+    const picture = draw("svg", { class: "swatch", viewBox: "0 0 24 4", "aria-hidden": "true" });
+    const colour = (trace.line ?? trace.marker).color;
+    picture.append(trace.line
+      ? draw("line", { x2: 24, y1: 2, y2: 2, stroke: colour, "stroke-dasharray": DASHES[trace.line.dash] ?? "" })
+      : draw("circle", { cx: 12, cy: 2, r: 4, fill: colour }));
+    return picture;
+  }
+  // Of a chart whose axes number what is long, what the numbers stand for.
+  function key(chart) {
+    if (!chart.key.length) return [];
+    const list = document.createElement("ol");
+    list.className = "key";
+    list.append(...chart.key.map((name) => Object.assign(document.createElement("li"), { textContent: name })));
+    return [list];
+  }
 
+  // Plotly takes some texts for HTML; a name is shown as it is written.
+  const TEXTS = ["name", "x", "y", "text", "customdata", "ticktext", "categoryarray"];
+  const escaped = (value) => (Array.isArray(value) ? value.map(escaped)
+    : typeof value === "string" ? value.replace(/&/g, "&amp;").replace(/</g, "&lt;") : value);
+  function literal(node) {
+    const own = TEXTS.filter((key) => key in node).map((key) => [key, escaped(node[key])]);
+    return { ...node, ...Object.fromEntries(own) };
+  }
+
+  // Plotly's own bar of buttons would lie over the chart where nothing hovers; these stand below it.
   function tools(chart, plot) {
     const line = document.createElement("p");
     line.className = "tools";
+    const add = (text, what, action) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = text;
+      button.setAttribute("aria-label", `${what}: ${chart.title}`);
+      button.addEventListener("click", action);
+      line.append(button);
+      return button;
+    };
+    add("+", "zoom in", () => zoom(plot, 0.7));
+    add("−", "zoom out", () => zoom(plot, 1 / 0.7));
+    add("all", "show all", () => showAll(plot));
+    add("PNG", "save as a picture", () => {
+      const filename = chart.title.replace(/[^\p{L}\p{N}.=-]+/gu, "_");
+      const layout = { ...plot.layout, ...INK, showlegend: named(chart).length > 1, title: { text: escaped(chart.title) } };
+      const picture = { data: plot.data, layout: { ...layout, margin: { l: 70, r: 20, t: 60, b: 60 } } };
+      Plotly.downloadImage(picture, { format: "png", scale: 2, width: 800, height: 500, filename });
+    });
     const lines = chart.data.some((trace) => String(trace.mode).includes("lines"));
     for (const axis of lines ? ["xaxis", "yaxis"] : []) {
       if (chart.layout[axis].type === "category") continue;
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = `log ${axis[0]}`;
-      button.setAttribute("aria-label", `logarithmic ${axis[0]} axis: ${chart.title}`);
-      button.setAttribute("aria-pressed", "false");
-      button.disabled = chart.data.some((trace) => trace[axis[0]].some((value) => value !== null && value <= 0));
-      button.addEventListener("click", () => {
+      const button = add(`log ${axis[0]}`, `logarithmic ${axis[0]} axis`, () => {
         const log = button.getAttribute("aria-pressed") !== "true";
         button.setAttribute("aria-pressed", String(log));
         Plotly.relayout(plot, { [`${axis}.type`]: log ? "log" : "linear", [`${axis}.autorange`]: true });
       });
-      line.append(button);
+      button.setAttribute("aria-pressed", String(chart.layout[axis].type === "log"));
+      button.disabled = chart.data.some((trace) => trace[axis[0]].some((value) => value !== null && value <= 0));
     }
     return line;
+  }
+  const rangeOf = (plot, axis) => plot._fullLayout[axis].range.map(Number);
+  function zoom(plot, factor) {
+    const update = {};
+    for (const axis of ["xaxis", "yaxis"]) {
+      const [low, high] = rangeOf(plot, axis);
+      const half = (factor * (high - low)) / 2;
+      update[`${axis}.range`] = [(low + high) / 2 - half, (low + high) / 2 + half];
+    }
+    Plotly.relayout(plot, update);
+  }
+  function showAll(plot) {
+    const { autorange, range } = plot.chart.layout.yaxis;
+    Plotly.relayout(plot, { "xaxis.autorange": true, ...(range ? { "yaxis.range": range } : { "yaxis.autorange": autorange || true }) });
   }
 
   // Arrows move, + and − zoom, 0 shows all.
   function move(event, plot) {
-    const layout = plot._fullLayout;
-    if (!layout || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!plot._fullLayout || event.ctrlKey || event.metaKey || event.altKey) return;
     const shift = { ArrowLeft: ["xaxis", -0.15], ArrowRight: ["xaxis", 0.15], ArrowDown: ["yaxis", -0.15], ArrowUp: ["yaxis", 0.15] }[event.key];
-    const zoom = { "+": 0.7, "=": 0.7, "-": 1 / 0.7, "−": 1 / 0.7 }[event.key];
-    const range = (axis) => layout[axis].range.map(Number);
+    const factor = { "+": 0.7, "=": 0.7, "-": 1 / 0.7, "−": 1 / 0.7 }[event.key];
     if (shift) {
       const [axis, share] = shift;
-      const [low, high] = range(axis);
+      const [low, high] = rangeOf(plot, axis);
       Plotly.relayout(plot, { [`${axis}.range`]: [low + share * (high - low), high + share * (high - low)] });
-    } else if (zoom) {
-      const update = {};
-      for (const axis of ["xaxis", "yaxis"]) {
-        const [low, high] = range(axis);
-        const half = (zoom * (high - low)) / 2;
-        update[`${axis}.range`] = [(low + high) / 2 - half, (low + high) / 2 + half];
-      }
-      Plotly.relayout(plot, update);
+    } else if (factor) {
+      zoom(plot, factor);
     } else if (event.key === "0") {
-      Plotly.relayout(plot, { "xaxis.autorange": true, "yaxis.autorange": plot.chart.layout.yaxis.autorange || true });
+      showAll(plot);
     } else {
       return;
     }
@@ -256,7 +322,8 @@
   function gridTable(chart) {
     const [trace] = chart.data;
     const { xaxis, yaxis } = chart.layout;
-    return table([`${yaxis.title.text}, ${xaxis.title.text}`, ...trace.x], trace.y.map((name, index) => [name, ...trace.text[index]]));
+    const [across, down] = [trace.x, trace.y].map((names) => (chart.key.length ? chart.key : names));
+    return table([`${yaxis.title.text}, ${xaxis.title.text}`, ...across], down.map((name, index) => [name, ...trace.text[index]]));
   }
 
   charts.forEach((chart, index) => {
@@ -270,6 +337,19 @@
   }
   applyTheme();
   filter();
+
+  // On paper: every chart that is shown, as wide as the sheet, in dark ink.
+  addEventListener("beforeprint", () => {
+    root.dataset.theme = "light";
+    every("figure:not([hidden]) > .chart").forEach((plot) => {
+      draw(plot);
+      Plotly.relayout(plot, { ...colours(), width: PAPER.width, height: PAPER.height });
+    });
+  });
+  addEventListener("afterprint", () => {
+    applyTheme();
+    every(".chart.js-plotly-plot").forEach((plot) => Plotly.relayout(plot, { width: null, height: null, autosize: true }));
+  });
 
   // A report of runs under way is written anew, and so loaded anew, where the reader left it.
   const refresh = Number(document.body.dataset.refresh);
