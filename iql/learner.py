@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class IQL:
             for module in network.modules():
                 if isinstance(module, MLP | Lifted):
                     module.low = LOW[precision]
-        self.networks["q_target"] = copy.deepcopy(self.networks["q"]).requires_grad_(False)
+        self.networks["q_target"] = copy.deepcopy(self.networks["q"]).requires_grad_(False).eval()
         self.value, self.q, self.policy, self.q_target = self.networks.values()
 
         def column(numbers: Sequence[float]) -> Tensor:
@@ -127,7 +128,8 @@ class IQL:
         with torch.no_grad():
             target_q = self.q_target(observations, actions).amin(1)
             if not self.fresh_value:
-                next_v = self.value(next_observations)
+                with evaluating(self.value):
+                    next_v = self.value(next_observations)
 
         v = self.value(observations)
         value_loss = losses.value_loss(target_q, v, self.tau)
@@ -135,7 +137,8 @@ class IQL:
 
         with torch.no_grad():
             if self.fresh_value:
-                both = self.value(torch.cat([observations, next_observations], 1))
+                with evaluating(self.value):
+                    both = self.value(torch.cat([observations, next_observations], 1))
                 seen_v, next_v = both.split(observations.shape[1], 1)
             else:
                 seen_v = v
@@ -173,10 +176,8 @@ class IQL:
 
     def mean_actions(self, observations: Tensor) -> Tensor:
         """The policy's deterministic actions, clipped to ±1: [M, E, observation_dim] → [M, E, action_dim]."""
-        self.policy.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.policy):
             mean, _ = self.policy(observations)
-        self.policy.train()
         return mean.clamp(-1, 1)
 
     def state(self, member: int) -> dict[str, Any]:
@@ -265,6 +266,16 @@ class IQL:
     def _step_target(self) -> None:
         for target, p in zip(self._parameters["q_target"], self._parameters["q"], strict=True):
             target.lerp_(p, self.polyak.view(-1, *[1] * (p.dim() - 1)))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network as it is where nothing is learned from its output: a user's dropout rests."""
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train()
 
 
 def _norms(gradients: Sequence[Tensor]) -> Tensor:

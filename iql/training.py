@@ -16,7 +16,7 @@ from iql.draws import Batches
 from iql.errors import UserError
 from iql.evaluation import Episodes, first_step
 from iql.inflight import Evaluations, episode_seeds
-from iql.learner import IQL
+from iql.learner import IQL, evaluating
 from iql.leases import Leases
 from iql.metrics import Record, read_metrics
 from iql.packs import Member, Pack
@@ -254,7 +254,7 @@ class Training:
         def values(observations: np.ndarray) -> np.ndarray:
             normalized = (observations - self.observation_mean) / self.observation_std
             inputs = torch.from_numpy(normalized).to(self.learner.device).expand(len(self.runs), -1, -1)
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(self.learner.value):
                 return self.learner.value(inputs)[place].cpu().numpy()
 
         return values

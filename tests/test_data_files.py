@@ -189,6 +189,16 @@ def test_a_task_without_url_needs_a_path():
         files.find(None)
 
 
+@pytest.mark.parametrize("end", ["..%2Fown.hdf5", "%2E%2E%2Fown.hdf5", "a%2Fb%2Fown.hdf5", "own.hdf5?x=/y"])
+def test_no_url_leads_out_of_the_cache(cache, end):
+    assert files.place(f"http://server/sets/{end}") == cache / "own.hdf5"
+
+
+@pytest.mark.parametrize("end", ["", "sets/", "..", "sets/%2E%2E", "%2E", "sets/own%00.hdf5", "own%0A.hdf5"])
+def test_a_url_that_names_no_file_is_refused(cache, end):
+    refused(f"http://server/{end}", "names no file")
+
+
 @pytest.mark.parametrize("folder", ["cache", "d4rl", "home/.d4rl/datasets"])
 def test_a_file_that_is_there_is_not_downloaded(site, tmp_path, monkeypatch, folder):
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "d4rl"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,11 +25,11 @@ def data() -> Transitions:
     return random_transitions(OBSERVATION_DIM, ACTION_DIM)
 
 
-def make_learner(seeds, *, variant="iql", dropout=None, taus=None, betas=None, lrs=None, policy=None) -> IQL:
+def make_learner(seeds, *, variant="iql", dropout=None, taus=None, betas=None, lrs=None, **own) -> IQL:
     ours = variant == "iql"
     common = {"seeds": seeds, "hidden_dims": WIDTHS, "initialization": "orthogonal" if ours else "pytorch"}
     members = len(seeds)
-    policy = policy or Policy(
+    policy = own.get("policy") or Policy(
         OBSERVATION_DIM,
         ACTION_DIM,
         **common,
@@ -38,8 +39,8 @@ def make_learner(seeds, *, variant="iql", dropout=None, taus=None, betas=None, l
         log_std_range=(-5.0, 2.0),
     )
     return IQL(
-        value=Value(OBSERVATION_DIM, **common),
-        q=TwinQ(OBSERVATION_DIM, ACTION_DIM, **common),
+        value=own.get("value") or Value(OBSERVATION_DIM, **common),
+        q=own.get("q") or TwinQ(OBSERVATION_DIM, ACTION_DIM, **common),
         policy=policy,
         optimizer=partial(torch.optim.Adam, fused=True),
         seeds=seeds,
@@ -170,6 +171,30 @@ def test_a_users_network_written_for_one_run_is_lifted_over_the_members(data):
 
     twin = build(OwnQ, ["q1", "q2"], [0, 1], **dims)
     assert twin(torch.zeros(2, 3, OBSERVATION_DIM), torch.zeros(2, 3, ACTION_DIM)).shape == (2, 2, 3)
+
+
+class WithDropout(OwnQ):
+    """A user's Q or V that notes of each pass whether something was learned from it, and whether dropout was on."""
+
+    passes: ClassVar[set[tuple[bool, bool]]] = set()
+
+    def forward(self, *inputs):
+        WithDropout.passes.add((torch.is_grad_enabled(), self.training))
+        return self.layer(nn.functional.dropout(torch.cat(inputs, -1), 0.5, self.training)).squeeze(-1)
+
+
+@pytest.mark.parametrize("variant", ["iql", "iql_gwthomas"])
+def test_a_users_dropout_rests_where_only_targets_are_made(data, variant, monkeypatch):
+    monkeypatch.setattr(WithDropout, "passes", set())
+    seeds = [0, 1]
+    learner = make_learner(
+        seeds,
+        value=build(partial(WithDropout, action_dim=0), ["value"], seeds, observation_dim=OBSERVATION_DIM),
+        q=build(WithDropout, ["q1", "q2"], seeds, observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM),
+        variant=variant,
+    )
+    train(learner, data, 3)
+    assert WithDropout.passes == {(True, True), (False, False)}
 
 
 def test_a_module_that_learns_in_its_buffers_is_refused():

@@ -57,8 +57,11 @@ def find(url: str | None, path: str | Path | None = None) -> Path:
 
 
 def place(url: str) -> Path:
-    """Where in our own cache the file of a URL lies, or would lie."""
-    return cache_dir() / unquote(Path(urlsplit(url).path).name)
+    """Where in our own cache the file of a URL lies, or would lie. Raises UserError for one that names no file."""
+    name = unquote(urlsplit(url).path).rpartition("/")[2]  # unquoted first: ..%2F must not lead out of the cache
+    if name in ("", ".", "..") or not name.isprintable():
+        raise UserError(f"env.url={url} names no file; correct it, or give env.path=FILE")
+    return cache_dir() / name
 
 
 def place_of_made(name: str, rows: int, seed: int) -> Path:
@@ -114,6 +117,9 @@ def _held(path: Path) -> Path:
         recorded = sidecar.read_text().split()[:1]
     except FileNotFoundError:
         _record(sidecar, digest, path.name)
+        log.info(
+            "%s: SHA-256 %s, to which it is held from now on; D4RL publishes none to compare it with", path, digest
+        )
         return path
     if recorded != [digest]:
         raise UserError(
