@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 
@@ -17,6 +18,14 @@ from iql.transitions import Transitions
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+
+# Tests see the same machine everywhere: one thread unless they ask for more, no GPU, and nothing of the job, the
+# accounts and the caches of whoever started them.
+FOREIGN = ("WANDB_", "SLURM_", "SBATCH_", "D4RL_", "IQL_", "HYDRA_", "MINARI_", "MUJOCO_")
+for name in [name for name in os.environ if name.startswith(FOREIGN) and not name.startswith("IQL_TEST_")]:
+    del os.environ[name]
+os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # `nohup pytest &` leaves it ignored, for children too
 
 # A training of seconds that passes every station: several checkpoints and evaluations, the maze's map.
 SMALL = (
@@ -44,8 +53,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def environment(data_dir: Path) -> dict[str, str]:
     """The environment of a user with an empty cache, without a key and without a network."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "SLURM_", "D4RL_"))}
-    return {**kept, "IQL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "IQL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline"}
 
 
 class Trainer:
@@ -66,15 +74,13 @@ class Trainer:
         code += f"import runpy; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
         return [sys.executable, "-c", code, *arguments]
 
-    def __call__(self, *overrides: str, patch: str = "") -> subprocess.CompletedProcess[str]:
+    def __call__(self, *overrides: str, patch: str = "") -> commands.CompletedProcess[str]:
         command = self.command(*overrides, patch=patch)
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
+        return commands.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
 
-    def start(self, *overrides: str, patch: str = "") -> subprocess.Popen[str]:
+    def start(self, *overrides: str, patch: str = "") -> commands.Process:
         command = self.command(*overrides, patch=patch)
-        return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        return commands.start(command, env=self.environment, stdout=commands.PIPE, stderr=commands.PIPE, text=True)
 
     def directories(self) -> list[Path]:
         return sorted(path.parent for path in self.runs.rglob("manifest.json"))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--sizes", "5,2", "--hidden", "16,16", "--batch", "32", "--rows", "2000", "--seconds", "0.05")
 
 
-def benchmark(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def benchmark(folder: Path, *arguments: str) -> commands.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    return commands.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
 
 
 def test_it_prints_a_table_and_writes_its_figures(tmp_path):
@@ -39,7 +39,7 @@ def test_the_scaling_is_drawn(tmp_path):
     source = source.replace("ROOT = Path(__file__).resolve().parent.parent", f"ROOT = Path({str(ROOT)!r})")
     (tmp_path / "short.py").write_text(source.replace("100_000, 1_000_000", "1000, 2000"))
     command = [sys.executable, "short.py", *SMALL, "--threads", "1", "--only", "scaling", "--plot", "scaling.png"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    result = commands.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "benchmark.json").read_text())["scaling"]
     assert [row["what"] for row in rows] == ["pack", "pack", "hidden", "hidden", "batch", "batch", "rows", "rows"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -29,13 +29,12 @@ def read(*overrides: str) -> list[config.Settings]:
     return config.read(composed(*overrides))
 
 
-def train_py(*arguments: str) -> subprocess.CompletedProcess[str]:
+def train_py(*arguments: str) -> commands.CompletedProcess[str]:
     """train.py in a process in which importing torch is an error."""
-    blocked = "import sys; sys.modules['torch'] = None; sys.argv[0] = 'train.py'"
-    code = f"{blocked}; import runpy; runpy.run_path('train.py', run_name='__main__')"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    blocked = "import sys; sys.argv[0] = 'train.py'; sys.modules['torch'] = None\n"
+    blocked += "for name in list(sys.modules): sys.modules |= {name: None} if name.startswith('torch.') else {}\n"
+    code = f"{blocked}import runpy; runpy.run_path('train.py', run_name='__main__')"
+    return commands.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("env", OPTIONS["env"])

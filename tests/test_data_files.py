@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import commands
 import h5py
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def trusted(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.glob("*.hdf5"))
 
 
-def finder(url: str) -> subprocess.Popen:
+def finder(url: str) -> commands.Process:
     """find(url) in a process of its own: prints the path, or logs what it waits for."""
     code = (
         "import logging, sys; logging.basicConfig(level=logging.INFO)\n"
@@ -145,12 +146,12 @@ def finder(url: str) -> subprocess.Popen:
         "try: print(find(sys.argv[1]))\n"
         "except UserError as error: sys.exit(str(error))\n"
     )
-    return subprocess.Popen(
+    return commands.start(
         [sys.executable, "-c", code, url],
         cwd=ROOT,
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=commands.PIPE,
+        stderr=commands.PIPE,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ctypes.util import find_library
 from pathlib import Path
 
+import commands
 import imageio.v2 as imageio
 import numpy as np
 import pytest
@@ -42,17 +43,19 @@ def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
 
 
 def trained(folder: Path, data_dir: Path, *words: str) -> Path:
-    environment = {"PATH": "/usr/bin:/bin", "IQL_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "IQL_DATA_DIR": str(data_dir)}
     train = Trainer(folder / "runs", environment)
     result = train(*words)
     assert result.returncode == 0, result.stderr
     return train.directories()[0]
 
 
-def evaluate(*arguments: str | Path, expected: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+def evaluate(*arguments: str | Path, expected: int = 0, **environment: str) -> commands.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), *map(str, arguments)]
     kept = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=250, env={**kept, **environment})
+    kept |= environment
+    filmed = "--video" in arguments  # what a film is drawn with is settled when mujoco is imported
+    result = commands.run(command, capture_output=True, text=True, timeout=250, env=kept, cold=filmed)
     assert result.returncode == expected, result.stdout + result.stderr
     return result
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import commands
 import h5py
 import numpy as np
 import pytest
@@ -95,18 +96,18 @@ def cache(tmp_path) -> Path:
     return tmp_path / "cache"
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+def start(*words: str) -> commands.Process:
     command = [sys.executable, str(ROOT / "scripts" / "fetch.py"), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return commands.start(command, stdout=commands.PIPE, stderr=commands.PIPE, text=True, start_new_session=True)
 
 
-def fetch(*words: str) -> subprocess.CompletedProcess[str]:
+def fetch(*words: str) -> commands.CompletedProcess[str]:
     process = start(*words)
     out, err = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return commands.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
+def complaints(done: commands.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stderr.splitlines() if line.startswith("fetch.py: ")]
 
 

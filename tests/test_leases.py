@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import commands
 import pytest
 
 from iql import leases
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ELSEWHERE = Owner(token="other", host="another-host", pid=1, job="", life=0)
 
 
-def hold_in_a_process(directory: Path, **environment: str) -> subprocess.Popen:
+def hold_in_a_process(directory: Path, **environment: str) -> commands.Process:
     """A process that holds the lease until it is killed or finds it lost."""
     code = f"""
 import sys, time
@@ -37,8 +37,8 @@ try:
 except LeaseLost as error:
     print("lost", error, flush=True)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
+    process = commands.start(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, stdout=commands.PIPE, text=True
     )
     assert process.stdout.readline() == "held\n"
     return process

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import commands
 import numpy as np
 import psutil
 import pytest
@@ -305,8 +305,8 @@ def test_it_dies_with_a_killed_parent_and_takes_its_folder_along(old_stack, stan
         "envs.reset(seed=[0]); print(envs._process.pid, flush=True)\n"
         + ("while True: envs.step(np.zeros((1, 2), np.float32))\n" if busy else "sys.stdin.read()\n")
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    parent = commands.start(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=commands.PIPE, stdout=commands.PIPE, text=True
     )
     assert parent.stdout is not None and parent.stdin is not None
     server = psutil.Process(int(parent.stdout.readline()))
@@ -364,7 +364,7 @@ def test_facts_are_the_versions_that_the_interpreter_has(stand_in, monkeypatch):
 
 
 def test_what_the_old_stack_needs_stands_in_the_extra():
-    done = subprocess.run(
+    done = commands.run(
         [sys.executable, str(ROOT / "scripts/legacy.py"), "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "setup" in done.stdout

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import h5py
 import numpy as np
 import pytest
@@ -52,10 +53,10 @@ def undisturbed(tmp_path_factory):
         return make_file("maze2d-umaze-made", UMAZE, ROWS, 0).read_bytes()
 
 
-def maker(rows: int = ROWS) -> subprocess.Popen[str]:
+def maker(rows: int = ROWS) -> commands.Process:
     """Another process that makes the file; back once it is about to begin."""
     command = [sys.executable, "-c", MAKER, str(rows)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = commands.start(command, cwd=ROOT, stdout=commands.PIPE, stderr=commands.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process

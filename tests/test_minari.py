@@ -6,11 +6,11 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import commands
 import gymnasium
 import minari
 import numpy as np
@@ -492,7 +492,7 @@ def test_processes_that_start_together_download_once(remote, root):
     )
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code]
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [commands.start(command, env=environment, stdout=commands.PIPE, text=True) for _ in range(2)]
     counts = [process.communicate(timeout=120)[0] for process in both]
     assert counts[0] == counts[1] and int(counts[0]) > 0
     assert (remote / "log").read_text() == "walk/random-v0\n"

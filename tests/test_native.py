@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 from functools import partial
 
+import commands
 import pytest
 import torch
 from conftest import random_transitions
@@ -111,12 +111,12 @@ def test_a_library_of_somebody_else_is_not_loaded(fresh):
 
 def test_a_damaged_library_is_made_anew(fresh):
     load = [sys.executable, "-c", "from iql import native; native.load()"]  # a process knows what it has loaded
-    subprocess.run(load, check=True)
+    commands.run(load, check=True)
     (kept,) = fresh.iterdir()
     whole = kept.stat().st_size
     for damaged in (kept.read_bytes()[: whole // 2], b"\0" * 100):
         kept.write_bytes(damaged)
-        subprocess.run(load, check=True)
+        commands.run(load, check=True)
         assert kept.stat().st_size == whole
 
 
@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_obstacle(fresh):
 
 def test_several_processes_may_compile_at_once(fresh, tmp_path):
     command = [sys.executable, "-c", "from iql import native; native.load()"]
-    processes = [subprocess.Popen(command) for _ in range(4)]
+    processes = [commands.start(command) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
     assert len(list(fresh.iterdir())) == 1
 

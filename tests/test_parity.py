@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 
@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TRACES = sorted((ROOT / "tests" / "golden").glob("*.npz"))
 
 
-def parity(*arguments: object) -> subprocess.CompletedProcess[str]:
+def parity(*arguments: object) -> commands.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "parity.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return commands.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("trace", TRACES, ids=lambda path: path.stem)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import numpy as np
 import onnxruntime
 import pytest
@@ -56,7 +58,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Callable[[
 
     def run(kind: str) -> Path:
         if kind not in made:
-            environment = {"PATH": "/usr/bin:/bin", "IQL_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "IQL_DATA_DIR": str(data_dir)}
             train = Trainer(folder / f"runs{len(made)}", environment | {"PYTHONPATH": str(folder)})
             result = train(*KINDS[kind], "seed=[3,4]")
             assert result.returncode == 0, result.stderr
@@ -81,10 +83,10 @@ def observations(policy: TrainedPolicy, count: int = 5) -> np.ndarray:
     return np.random.default_rng(0).normal(1, 1, (count, policy.observation_dim)).astype(np.float32)
 
 
-def export(run: Path, *out: Path, expected: int = 0) -> subprocess.CompletedProcess[str]:
+def export(run: Path, *out: Path, expected: int = 0) -> commands.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "export.py"), str(run), "--trust", "--out", *map(str, out)]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(run.parents[4])}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    environment = {**os.environ, "PYTHONPATH": str(run.parents[4])}
+    result = commands.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert result.returncode == expected, result.stdout + result.stderr
     return result
 

@@ -8,12 +8,12 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import numpy as np
 import plotly.graph_objects
 import pytest
@@ -36,9 +36,9 @@ HOPPER, WALKER = "hopper-medium-v2", "walker2d-medium-v2"
 SHORT = ("updates=20000", "log_every=1000")  # four evaluations, twenty records
 
 
-def report(*arguments: str | Path, expected: int = 0) -> subprocess.CompletedProcess[str]:
+def report(*arguments: str | Path, expected: int = 0) -> commands.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "report.py"), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    result = commands.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode == expected, result.stdout + result.stderr
     return result
 
@@ -541,7 +541,7 @@ def test_watch_follows_a_run_to_its_end(train, tmp_path):
 def test_watch_follows_a_sweep_from_before_its_first_run_to_its_last(tmp_path, environment):
     words = ["seed=0,1", "launcher.workers=1", f"runs={tmp_path}", "sweep.name=it"]
     command = [sys.executable, str(ROOT / "sweep.py"), *SMALL, *words]
-    submitted = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    submitted = commands.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert "2 runs in 2 jobs" in submitted.stdout, submitted.stdout + submitted.stderr
     result = report(tmp_path / "it", "--watch", "--every", "0.3", "--out", tmp_path / "report.md")
     assert "2 runs: 2 done" in (tmp_path / "report.md").read_text()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import commands
 import h5py
 import pytest
 from conftest import ROOT, SMALL, numbers_of
@@ -42,13 +43,13 @@ class Sweep:
         self.folder = folder / name
         self.ledger = Ledger(self.folder)
 
-    def __call__(self, *words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *words: str, folder: Path = ROOT) -> commands.CompletedProcess[str]:
         command = [sys.executable, str(folder / "sweep.py"), f"runs={self.runs}", f"sweep.name={self.name}", *words]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
+        return commands.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
 
-    def status(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def status(self, *options: str) -> commands.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "scripts" / "status.py"), str(self.folder), *options]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
+        return commands.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
 
     def standings(self) -> dict[str, Standing]:
         return Follower(self.ledger).standings()
@@ -98,7 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> dic
     runs = tmp_path_factory.mktemp("undisturbed")
     command = [sys.executable, str(ROOT / "train.py"), *LONG, f"runs={runs}"]
     environment = {**os.environ, "IQL_DATA_DIR": str(data_dir)}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    commands.run(command, env=environment, check=True, capture_output=True, timeout=300)
     return numbers_of(next(runs.glob("*/*/*/seed=*")))
 
 

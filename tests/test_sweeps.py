@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
 from conftest import ROOT, SMALL, numbers_of
@@ -37,19 +37,19 @@ class Sweep:
     def words(self, *words: str) -> list[str]:
         return [f"runs={self.runs}", "sweep.name=it", *words]
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str) -> commands.Process:
         arguments = [sys.executable, str(ROOT / "sweep.py"), *self.words(*words)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(arguments, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+        pipe = commands.PIPE
+        return commands.start(arguments, env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
-    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *words: str) -> commands.CompletedProcess[str]:
         process = self.start(*words)
         out, err = process.communicate(timeout=200)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return commands.CompletedProcess(process.args, process.returncode, out, err)
 
-    def status(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def status(self, *options: str) -> commands.CompletedProcess[str]:
         arguments = [sys.executable, str(ROOT / "scripts" / "status.py"), str(self.folder), *options]
-        return subprocess.run(arguments, env=self.environment, capture_output=True, text=True, timeout=200)
+        return commands.run(arguments, env=self.environment, capture_output=True, text=True, timeout=200)
 
     def standings(self) -> dict[str, Standing]:
         return Follower(self.ledger).standings()
@@ -82,7 +82,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> dic
     """The numbers of the long run, trained by train.py in one go."""
     runs = tmp_path_factory.mktemp("undisturbed")
     arguments = [sys.executable, str(ROOT / "train.py"), *LONG, f"runs={runs}"]
-    subprocess.run(arguments, env={**os.environ, "IQL_DATA_DIR": str(data_dir)}, check=True, capture_output=True)
+    commands.run(arguments, env={**os.environ, "IQL_DATA_DIR": str(data_dir)}, check=True, capture_output=True)
     return numbers_of(next(runs.glob("*/*/*/seed=*")))
 
 
@@ -236,7 +236,7 @@ def test_bad_words_are_one_line(sweep, words, message, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "message"), [(["nowhere"], "no such folder"), (["."], "there are no runs")])
 def test_status_of_nothing(arguments, message, tmp_path):
-    shown = subprocess.run(
+    shown = commands.run(
         [sys.executable, str(ROOT / "scripts" / "status.py"), *arguments], cwd=tmp_path, capture_output=True, text=True
     )
     assert shown.returncode == 1
@@ -277,7 +277,7 @@ def test_own_words_come_instead_of_a_named_sweeps():
 
 def test_train_py_refuses_a_grid():
     command_line = [sys.executable, str(ROOT / "train.py"), "sweep=locomotion"]
-    refused = subprocess.run(command_line, capture_output=True, text=True)
+    refused = commands.run(command_line, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "python sweep.py sweep=locomotion" in refused.stderr
 

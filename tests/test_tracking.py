@@ -16,6 +16,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
 from conftest import ROOT, SMALL
@@ -59,7 +60,7 @@ def process(tmp_path: Path):
     def run(code: str, timeout: float = 60, launcher: tuple[str, ...] = (), **environment: str):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         clean.update(HOME=str(tmp_path), NETRC=str(tmp_path / "netrc"), TEST_RUNS=str(tmp_path / "runs"))
-        return subprocess.run(
+        return commands.run(
             [*launcher, sys.executable, "-c", PRELUDE + code],
             cwd=ROOT,
             env={**clean, **environment},
@@ -92,7 +93,7 @@ def steps(directory: Path) -> list[int]:
     return [row["_step"] for row in history(wandb_records(directory))]
 
 
-def warnings(result: subprocess.CompletedProcess) -> list[str]:
+def warnings(result: commands.CompletedProcess) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("WARNING")]
 
 
@@ -416,7 +417,7 @@ def test_a_packed_sweep_is_recorded_whole_and_one_command_uploads_it(
     ]
     words = [word for word in SMALL if word != "tracker=none"] + grid
     command = [sys.executable, str(ROOT / "sweep.py"), *words, f"runs={tmp_path}"]
-    submitted = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    submitted = commands.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert "6 runs in 2 jobs of 3" in submitted.stdout, submitted.stdout + submitted.stderr
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("packed/*/*/*/wandb/offline-run-*/*.wandb"))) < 6 or unfinished(tmp_path):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import h5py
 import numpy as np
 import pytest
@@ -72,9 +72,9 @@ def errors_of(path: Path, simulator: str, physics: str = "d4rl") -> replay.Error
     return replay.compare(recording, replay.sample(recording, None), physics)
 
 
-def verify(*arguments: object) -> subprocess.CompletedProcess[str]:
+def verify(*arguments: object) -> commands.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "verify.py"), *map(str, arguments)]
-    return subprocess.run(
+    return commands.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
 
