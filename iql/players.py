@@ -226,6 +226,7 @@ def _begin(*stage: Any) -> None:
     global _stage
     _stage = stage
     logging.basicConfig(level=logging.ERROR, format="%(message)s")  # warnings came from the parent already
+    gymnasium.logger.min_level = gymnasium.logger.ERROR
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

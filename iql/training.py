@@ -117,10 +117,13 @@ class Training:
             if metrics is not None or due or save or self.signals.received:
                 now = time.monotonic()
                 self.position.train_seconds += now - since
-                self._land(self._patience if due else lambda: False)
+                failure = self._landing_failure(self._patience if due else lambda: False)
                 if metrics is not None:
                     speed = (number - counted) / max(now - since, 1e-9)
                     self._log(number, metrics, speed)
+                if failure is not None:  # what was trained since the last checkpoint is not lost to it
+                    self._save()
+                    raise failure
                 self._evaluate_if_due()
                 if save or self.signals.received:
                     self._save()
@@ -199,6 +202,14 @@ class Training:
 
     def _patience(self) -> bool:
         return not self.signals.received
+
+    def _landing_failure(self, patience: Callable[[], bool]) -> UserError | None:
+        """What kept the evaluation under way from being played, which goes on being under way; else as _land."""
+        try:
+            self._land(patience)
+        except UserError as error:
+            return error
+        return None
 
     def _land(self, patience: Callable[[], bool]) -> None:
         """Write the evaluation under way and what was held back for it, if it is played while `patience()`."""

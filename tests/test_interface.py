@@ -119,7 +119,10 @@ def test_a_policy_whose_action_is_nan_is_not_the_environments_fault(data):
 
 def test_a_nan_return_ends_the_run_in_one_line_and_the_same_command_goes_on_once_it_is_mended(train, data):
     train.environment["PYTHONPATH"] = os.path.dirname(__file__)
-    words = ("env=hdf5", f"env.path={data}", "env.gym_id=user_environments:NanRewardWhereAsked-v0", "updates=40")
+    words = (
+        "env=hdf5", f"env.path={data}", "env.gym_id=user_environments:NanRewardWhereAsked-v0", "updates=60",
+        "checkpoint.every=1000",
+    )  # fmt: skip
     train.environment["NAN_REWARD"] = "1"
     failed = train(*words)
     assert failed.returncode == 1
@@ -128,8 +131,10 @@ def test_a_nan_return_ends_the_run_in_one_line_and_the_same_command_goes_on_once
     assert f"step {FAULT}: the reward is nan. The run keeps its checkpoints; the same command goes on" in last
     assert "Traceback" not in failed.stderr
     (directory,) = train.directories()
-    assert list((directory / "checkpoints").iterdir())
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == ["update=000000040.ckpt"]
     del train.environment["NAN_REWARD"]
     done = train(*words)
     assert done.returncode == 0, done.stderr
-    assert json.loads((directory / "summary.json").read_text())["evaluations"] == 2
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [record["update"] for record in records if record["kind"] == "train"] == list(range(5, 61, 5))
+    assert [record["update"] for record in records if record["kind"] == "eval"] == [20, 40, 60]
