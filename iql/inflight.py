@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +19,15 @@ from iql.errors import UserError
 from iql.evaluation import EpisodeError, Episodes, joined
 from iql.metrics import Record
 from iql.networks import Policy, Single
-from iql.players import Act, Players, pickled
+from iql.players import CHUNK, Act, Players, pickled
 
 LOOK = 0.1
 """Seconds between two looks at whether a wait should be given up."""
+
+LONG = 60.0
+"""Seconds after which an evaluation that training waits for is spoken of."""
+
+log = logging.getLogger(__name__)
 
 Weights = dict[str, torch.Tensor]
 
@@ -71,13 +77,28 @@ class Flight:
         self.update, self.weights, self.held = update, weights, held
         self.seconds = 0.0
         self.over = threading.Event()
-        self._began = time.monotonic()
+        self._began, self._told = time.monotonic(), False
 
     def watch(self, parts: dict[int, list[Future[Episodes]]]) -> None:
         """Take the members' chunks; the last one, or the first that fails, ends the flight."""
         self.parts = parts
         for future in self.futures:
             future.add_done_callback(self._note)
+
+    def tell_if_long(self) -> None:
+        """Say once that it takes long and how far it is: an environment may hang."""
+        seconds = time.monotonic() - self._began
+        if seconds > LONG and not self._told:
+            self._told = True
+            played = sum(future.done() for future in self.futures)
+            log.info(
+                "waiting for the evaluation after update %d, %.0f s so far: %d of %d chunks of %d episodes are played",
+                self.update,
+                seconds,
+                played,
+                len(self.futures),
+                CHUNK,
+            )
 
     @property
     def futures(self) -> list[Future[Episodes]]:
@@ -154,6 +175,7 @@ class Evaluations:
             return None
         while not flight.over.is_set() and patience():
             flight.over.wait(LOOK)
+            flight.tell_if_long()
         if not flight.over.is_set():
             return None
         try:

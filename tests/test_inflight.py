@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pickle
 import sys
@@ -15,7 +16,7 @@ from torch import nn
 
 from iql.errors import UserError
 from iql.evaluation import Episodes
-from iql.inflight import Evaluations, actor, episode_seeds, policy_weights
+from iql.inflight import Evaluations, Flight, actor, episode_seeds, policy_weights
 from iql.networks import Lifted, Policy, build
 from iql.players import CHUNK
 
@@ -233,3 +234,18 @@ def test_seeds_depend_on_run_update_and_episode_and_on_nothing_else():
 def test_what_players_import_needs_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", code) == 0
+
+
+def test_an_evaluation_that_is_waited_for_long_is_spoken_of_once(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    flight = Flight(40, {}, {})
+    played, playing = Future(), Future()
+    flight.watch({0: [played, playing]})
+    played.set_result(None)
+    flight.tell_if_long()
+    assert caplog.text == ""
+    monkeypatch.setattr("iql.inflight.LONG", -1.0)
+    flight.tell_if_long()
+    flight.tell_if_long()
+    assert caplog.text.count("waiting for the evaluation after update 40") == 1
+    assert f"1 of 2 chunks of {CHUNK} episodes are played" in caplog.text

@@ -145,8 +145,9 @@ def test_a_flag_under_two_names_must_be_the_same(written, plain):
             ("has no observations, actions, rewards", "'env.keys={observations:obs,actions:act,rewards:rew}'"),
         ),
         ({"actions": None}, ("has no actions: D4RL's layout needs",)),
+        ({"actions": "Actions", "rewards": "Reward"}, ("'env.keys={actions:Actions,rewards:Reward}'",)),
     ],
-    ids=["dones", "tianshou", "missing"],
+    ids=["dones", "tianshou", "missing", "capitals"],
 )
 def test_other_layouts_are_refused_with_what_would_be_needed(written, columns, words):
     refused(written(renamed(**columns)), *words)
@@ -157,8 +158,8 @@ def test_an_episode_a_group_is_refused_with_what_would_be_needed(tmp_path, group
     path = tmp_path / "own.hdf5"
     with h5py.File(path, "w") as file:
         for name, values in walk().items():
-            file[f"{group}/{name}"] = values
-    refused(path, f"holds a group for each episode ({group}, …)", "docs/data.md", "env=minari")
+            file[f"{group}/{name}"] = file[f"{group[:-1]}1/{name}"] = values
+    refused(path, f"holds a group for each episode ({group}, ", "docs/data.md", "env=minari")
 
 
 def test_the_lines_in_the_docs_make_one_file_of_robomimics(tmp_path, monkeypatch, plain):
@@ -192,6 +193,31 @@ def test_keys_that_name_nothing_are_refused(written, keys, words):
     with pytest.raises(UserError) as told:
         task(written(walk()), keys=keys).transitions()
     assert words in str(told.value)
+
+
+def test_columns_in_one_group_are_refused_with_their_paths(tmp_path, plain):
+    path = tmp_path / "own.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, values in walk().items():
+            file[f"data/{name}"] = values
+    mapping = ",".join(f"{name}:data/{name}" for name in walk())
+    refused(path, f"has its columns in the group data: give 'env.keys={{{mapping}}}'")
+    same(task(path, keys={name: f"data/{name}" for name in walk()}).transitions(), plain)
+
+
+def test_an_archive_without_names_is_told_how_to_be_saved(tmp_path):
+    np.savez(tmp_path / "own.npz", *walk().values())
+    refused(tmp_path / "own.npz", "this file has arr_0", "numpy.savez(FILE, observations=...")
+
+
+@pytest.mark.parametrize("name", ["episode_id", "traj_ids", "is_last", "episode_ends", "dones_float", "path"])
+def test_other_marks_of_episodes_are_said_to_be_unused(written, caplog, name):
+    columns = {**renamed(timeouts=None), "terminals": np.arange(ROWS) == ROWS - 1, name: np.arange(ROWS) // STEPS}
+    path = written(columns)
+    (line,) = warned(path, caplog)
+    assert f"its {name} is not looked at" in line and "timeouts" in line
+    assert warned(path, caplog, horizon=STEPS) == []
+    assert warned(written({**walk(), name: np.arange(ROWS), "length": np.arange(ROWS)}), caplog) == []
 
 
 # Formats.

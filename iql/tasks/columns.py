@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ OTHERS: dict[str, tuple[str, ...]] = {
 }
 """What other libraries call them; named to the user, who knows whether that is meant."""
 
+MARK = re.compile(r"(?i)(^|_)(episodes?|traj\w*|paths?|ends?|last|first|starts?|dones?)(_|$)")
+"""Names of columns that may say where episodes begin or end, in a way that is not known here."""
+
 MAY_BE_NONE = ("terminals", "timeouts", "next_observations")
 OF_SEVERAL = ("observations", "actions", "next_observations")
 
@@ -68,6 +72,16 @@ def chosen(file: Mapping[str, Any], source: Path | str, keys: Mapping[str, Any] 
     if missing := [key for key in KEYS if key not in found]:
         raise UserError(f"{source} {_missing(file, missing, found)}")
     return found
+
+
+def unused_marks(file: Mapping[str, Any], columns: Mapping[str, Column]) -> list[str]:
+    """Columns of a file without timeouts that seem to say where episodes end, and are not looked at."""
+    if "timeouts" in columns:
+        return []
+    rows = columns["rewards"].shape[:1]
+    known = {name for names in NAMES.values() for name in names}
+    marks = [name for name in file if name not in known and MARK.search(name) and _is_column(file, name)]
+    return [name for name in marks if file[name].shape[:1] == rows]
 
 
 def _named(file: Mapping[str, Any], source: Path | str, key: str, names: Any) -> Column:
@@ -110,9 +124,13 @@ def _add_from_dones(file: Mapping[str, Any], found: dict[str, Column], given: Ma
 
 def _missing(file: Mapping[str, Any], missing: list[str], found: Mapping[str, Any]) -> str:
     """What to say of a file without these columns, after its name."""
-    if episodes := _episode_groups(file):
+    groups = _groups_of_columns(file)
+    if groups and groups == [next(iter(file))]:
+        mapping = ",".join(f"{key}:{groups[0]}/{key}" for key in NAMES if key in file[groups[0]])
+        return f"has its columns in the group {groups[0]}: give 'env.keys={{{mapping}}}'"
+    if groups:
         return (
-            f"holds a group for each episode ({', '.join(episodes[:2])}, …), as robomimic's and Minari's files do: "
+            f"holds a group for each episode ({', '.join(groups[:2])}, …), as robomimic's and Minari's files do: "
             "docs/data.md has the few lines that write it as one array a column; a dataset of Minari's is read with "
             "env=minari env.dataset=ID"
         )
@@ -131,11 +149,13 @@ def _missing(file: Mapping[str, Any], missing: list[str], found: Mapping[str, An
             "else write both columns"
         )
     wanted = [key for key in OTHERS if key not in found]
-    guesses = {key: name for key in wanted for name in reversed(OTHERS[key]) if _is_column(file, name)}
+    guesses = {key: name for key in wanted for name in file if name.lower() in (key, *OTHERS[key])}
     advice = ""
     if guesses.keys() & set(missing):
         mapping = ",".join(f"{key}:{name}" for key, name in guesses.items())
         advice = f"; if its {', '.join(guesses.values())} are meant, give 'env.keys={{{mapping}}}'"
+    if len(file) and all(name.startswith("arr_") for name in file):
+        advice = "; arrays are saved under their names with numpy.savez(FILE, observations=..., actions=..., ...)"
     return f"has no {', '.join(missing)}: D4RL's layout needs {', '.join(KEYS)} (this file has {_listed(file)}){advice}"
 
 
@@ -158,8 +178,8 @@ def _leaves(group: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{name}/{leaf}" for leaf in _leaves(group[name]))
 
 
-def _episode_groups(file: Mapping[str, Any]) -> list[str]:
-    """The groups of a file that hold an episode each."""
+def _groups_of_columns(file: Mapping[str, Any]) -> list[str]:
+    """The groups of a file that hold columns, most often of an episode each."""
     found = []
     for name in file:
         if not hasattr(file[name], "dtype"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from iql.errors import UserError
 from iql.tasks import formats, hdf5, npz, rows, successors
-from iql.tasks.columns import OTHERS, Column, chosen
+from iql.tasks.columns import OTHERS, Column, chosen, unused_marks
 from iql.tasks.rows import Rows
+
+log = logging.getLogger(__name__)
 
 SUCCESSORS = ("row", "file")
 
@@ -39,6 +42,13 @@ def read(
                 "and save observations, actions, terminals, rewards and masks with numpy.savez"
             )
         columns = chosen(file, path, keys)
+        for mark in unused_marks(file, columns) if next_observations == "row" and horizon is None else ():
+            log.warning(
+                "%s: its %s is not looked at; where it says what episode a row is of or where one ends, write timeouts "
+                "(1 in the last row of an episode), or give env.horizon=STEPS",
+                path,
+                mark,
+            )
         if next_observations == "file":
             if "next_observations" not in columns:
                 raise UserError(f"{path} has no next_observations, which env.next_observations=file asks for")
