@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,21 +10,21 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from benchmark_reports import make_run
+from chromium import CHROMIUM, MISSING, chromium, draw_all
 from matplotlib import image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from iql.reporting.page import html
 from iql.reporting.reading import Reader
 from iql.reporting.results import compile_report
 from iql.storage import replace_file, write_json
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SHORT = ("updates=20000", "log_every=1000")
 HOPPER, MAZE = "hopper-medium-v2", "maze2d-umaze-v1"
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(CHROMIUM is None, reason=MISSING),
 ]
 
 
@@ -59,9 +58,8 @@ def write(path: Path, refresh: float | None = None) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=60_000)
+    with chromium() as browser:
+        yield browser
 
 
 Opened = Callable[..., Page]
@@ -73,8 +71,10 @@ def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:
     complaints: list[str] = []
     contexts = []
 
-    def open_page(file: Path = page_file, width: int = 1280, scheme: str = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    def open_page(file: Path = page_file, width: int = 1280, scheme: str = "light", touch: bool = False) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=touch, is_mobile=touch
+        )
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
@@ -92,16 +92,6 @@ def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:
 
 def own(url: str, file: Path) -> bool:
     return url != file.as_uri() and not url.startswith(("data:", "blob:"))
-
-
-def draw_all(page: Page) -> None:
-    """Scroll until every chart that is shown has been drawn."""
-    charts = page.locator("figure:not([hidden]) > .chart")
-    for index in range(charts.count()):
-        charts.nth(index).scroll_into_view_if_needed()
-    page.wait_for_function(
-        "[...document.querySelectorAll('figure:not([hidden]) > .chart')].every(c => c.dataset.drawn)"
-    )
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "dark"), (390, "light")])
@@ -152,6 +142,8 @@ def test_filters_hide_rows_charts_and_curves(opened):
     assert len(page.evaluate(shown)) == 8  # four lines with their bands
     page.get_by_role("checkbox", name="tau=0.9 beta=3").uncheck()
     assert "tau=0.9 beta=3" not in page.evaluate(shown)
+    legend = page.locator("#curves .legend").first
+    assert legend.inner_text().split("\n") == ["tau=0.9 beta=1", "tau=0.7 beta=3", "tau=0.7 beta=1"]
     assert len(page.evaluate(shown)) == 6
     assert page.locator("#results tr[data-configuration='tau=0.9 beta=3']:visible").count() == 0
     assert page.locator("#runs tbody tr:visible").count() == 18
@@ -216,6 +208,43 @@ def test_a_chart_zooms_by_mouse_and_keyboard_and_takes_log_axes(opened):
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
     page.wait_for_function("document.querySelector('#curves .chart')._fullLayout.xaxis.type === 'log'")
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_buttons_stand_below_a_chart_and_nothing_lies_over_it(opened, touch):
+    page = opened(width=390, touch=touch)
+    draw_all(page)
+    assert page.locator(".modebar-btn").count() == 0
+    figure = page.locator("#sweep figure").first
+    figure.scroll_into_view_if_needed()
+    plot, tools = figure.locator(".chart").bounding_box(), figure.locator(".tools").bounding_box()
+    assert tools["y"] >= plot["y"] + plot["height"]
+    span = "(() => { const [a, b] = document.querySelector('#sweep .chart')._fullLayout.xaxis.range; return b - a; })()"
+    whole = page.evaluate(span)
+    for name, factor in (("zoom in", 0.7), ("zoom out", 1.0), ("zoom out", 1 / 0.7), ("show all", 1.0)):
+        figure.get_by_role("button", name=name).click()
+        page.wait_for_function(f"Math.abs({span} - {factor * whole}) < 1e-6")
+    with page.expect_download() as download:
+        figure.get_by_role("button", name="save as a picture").click()
+    assert download.value.suggested_filename == f"{HOPPER}.png"
+    assert image.imread(download.value.path()).shape[:2] == (1000, 1600)
+
+
+def test_on_paper_every_chart_is_there_in_dark_ink(opened):
+    page = opened(scheme="dark")
+    page.evaluate("""addEventListener("beforeprint", () => {
+        const charts = [...document.querySelectorAll("figure:not([hidden]) > .chart")];
+        window.printed = charts.map(chart => [chart._fullLayout?.width, chart._fullLayout?.font.color]);
+    })""")
+    page.pdf()
+    printed = page.evaluate("window.printed")
+    assert len(printed) > 15
+    assert {tuple(each) for each in printed} == {(620, "#1f2328")}
+    chart = page.locator("#curves .chart").first
+    page.wait_for_function("document.querySelector('#curves .chart')._fullLayout.font.color === '#e6edf3'")
+    page.wait_for_function(
+        f"document.querySelector('#curves .chart')._fullLayout.width === {chart.bounding_box()['width']:.0f}"
+    )
 
 
 def test_hovering_shows_values(opened):
