@@ -34,7 +34,7 @@ SOURCE = Path(__file__).with_name("native.c")
 FLAGS = (
     # Sums may be taken in any order; what NaN and infinity do stays.
     *("-O3", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"),
-    *("-march=native", "-shared", "-fPIC"),
+    *("-shared", "-fPIC"),
 )
 WIDTH = 32
 """At least the width of a tile in native.c."""
@@ -98,7 +98,10 @@ def _whole(kept: Path) -> bool:
 
 
 def _compiler() -> list[str]:
-    return shlex.split(os.environ.get("CC") or "cc")
+    """CC, else cc, told to compile for this machine's CPU unless CC names another (-march=, -mcpu=)."""
+    words = shlex.split(os.environ.get("CC") or "cc")
+    named = any(word.startswith(("-march=", "-mcpu=")) for word in words)
+    return words if named else [*words, "-march=native"]
 
 
 def _cpu() -> bytes:

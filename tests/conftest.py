@@ -14,6 +14,7 @@ import commands
 import numpy as np
 import pytest
 
+from iql import native
 from iql.transitions import Transitions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,6 +95,14 @@ def train(tmp_path: Path, environment: dict[str, str]) -> Iterator[Trainer]:
 @pytest.fixture
 def trainer_in(environment: dict[str, str]) -> Callable[[Path], Trainer]:
     return lambda runs: Trainer(runs, environment)
+
+
+def native_library() -> native.Library:
+    """The update in C; without a C compiler the test that asks is skipped."""
+    try:
+        return native.load()
+    except native.Unavailable as error:
+        pytest.skip(str(error))
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:

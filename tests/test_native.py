@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import shutil
+import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import commands
+import numpy as np
 import pytest
 import torch
-from conftest import random_transitions
+from conftest import native_library, random_transitions
 from test_fused import BATCH, make, train
 
 from iql import native
-from iql.devices import has_bf16
 from iql.errors import UserError
 from iql.networks import Value
 from iql.passes import Buffers, Flat, FlatAdam, Part
@@ -23,10 +27,24 @@ ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 CPU = torch.device("cpu")
 
 
-def parts(widths: list[int], low: torch.dtype | None = None) -> tuple[Part, Part]:
+# The paths through native.c that compiler flags choose: for this machine, for one without AVX-512, for any x86-64.
+BUILDS = ("", "-mno-avx512f", "-march=x86-64") if platform.machine() == "x86_64" else ("",)
+
+
+@pytest.fixture(scope="module", params=BUILDS, ids=lambda flags: flags or "this CPU")
+def library(request, tmp_path_factory):
+    """native.c compiled with these flags."""
+    native_library()  # skips without a compiler
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", f"{os.environ.get('CC') or 'cc'} {request.param}")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("build")))
+        return native.load.__wrapped__()
+
+
+def parts(library: native.Library, widths: list[int], low: torch.dtype | None = None) -> tuple[Part, Part]:
     """The same network, in torch's operations and in C."""
     found: list[Part] = []
-    for kind in (Part, partial(native.NativePart, library=native.load())):
+    for kind in (Part, partial(native.NativePart, library=library)):
         flat = Flat(Value(widths[0], [3], widths[1:-1], "orthogonal"))
         flat.rows.add_(torch.linspace(-0.1, 0.1, flat.rows.numel()))  # biases, too
         found.append(kind(flat, range(1), [FlatAdam(flat, 0, ADAM)], Buffers(CPU), low))
@@ -38,15 +56,15 @@ def parts(widths: list[int], low: torch.dtype | None = None) -> tuple[Part, Part
     ("widths", "batch"),
     [([1, 1, 1, 1], 1), ([3, 5, 7, 1], 9), ([11, 33, 31, 1], 17), ([6, 64, 95, 32, 1], 8), ([40, 256, 1], 64)],
 )
-def test_passes_and_steps_at_odd_shapes(widths, batch, low):
-    if low and not (has_bf16(CPU) and native.load().has_bf16()):
+def test_passes_and_steps_at_odd_shapes(library, widths, batch, low):
+    if low and not library.has_bf16():
         low = None  # a machine without: the shapes hold for float32 all the same
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(1, batch, widths[0], generator=generator)
     gradient = torch.randn(1, batch, 1, generator=generator)
     masks = [(torch.rand(1, batch, width, generator=generator) < 0.8) / 0.8 for width in widths[1:-1]]
     close = {"rtol": 1e-5, "atol": 1e-6} if low is None else {"rtol": 0.05, "atol": 0.05}
-    theirs, ours = parts(widths, low)
+    theirs, ours = parts(library, widths, low)
     for _ in range(3):
         results = []
         for part in (theirs, ours):
@@ -60,8 +78,8 @@ def test_passes_and_steps_at_odd_shapes(widths, batch, low):
     ours.follow(theirs, 0.25)
 
 
-def test_following_is_a_step_towards_the_other():
-    target, other = parts([3, 40, 1])[1], parts([3, 40, 1])[1]
+def test_following_is_a_step_towards_the_other(library):
+    target, other = parts(library, [3, 40, 1])[1], parts(library, [3, 40, 1])[1]
     other.rows.mul_(2)
     expected = torch.lerp(target.rows, other.rows, 0.25)
     target.follow(other, 0.25)
@@ -69,8 +87,8 @@ def test_following_is_a_step_towards_the_other():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nan_and_infinity_pass_through_relu_and_its_gradient(bad):
-    _, part = parts([3, 40, 33, 1])
+def test_nan_and_infinity_pass_through_relu_and_its_gradient(library, bad):
+    _, part = parts(library, [3, 40, 33, 1])
     x = torch.ones(1, 4, 3)
     x[0, 2, 1] = bad
     each = part.pass_of(x)
@@ -78,6 +96,12 @@ def test_nan_and_infinity_pass_through_relu_and_its_gradient(bad):
     assert output[0, [0, 1, 3]].isfinite().all() and not output[0, 2].isfinite().all()
     each.backward(torch.ones(1, 4, 1))
     assert not part.gradients.isfinite().all()
+
+
+@pytest.fixture
+def c_compiler():
+    """Skips a test where there is none."""
+    native_library()
 
 
 @pytest.fixture
@@ -89,6 +113,7 @@ def fresh(monkeypatch, tmp_path):
     return tmp_path / "iql" / "native"
 
 
+@pytest.mark.usefixtures("c_compiler")
 def test_it_is_compiled_once_for_a_compiler_and_kept(fresh, monkeypatch, tmp_path):
     compiler, asked = tmp_path / "compiler", tmp_path / "asked"
     compiler.write_text(f'#!/bin/sh\necho >> {asked}\nexec cc "$@"\n')
@@ -101,6 +126,7 @@ def test_it_is_compiled_once_for_a_compiler_and_kept(fresh, monkeypatch, tmp_pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to somebody else")
+@pytest.mark.usefixtures("c_compiler")
 def test_a_library_of_somebody_else_is_not_loaded(fresh):
     native.load()
     (kept,) = fresh.iterdir()
@@ -109,6 +135,7 @@ def test_a_library_of_somebody_else_is_not_loaded(fresh):
     assert kept.stat().st_uid == os.geteuid()  # made anew
 
 
+@pytest.mark.usefixtures("c_compiler")
 def test_a_damaged_library_is_made_anew(fresh):
     load = [sys.executable, "-c", "from iql import native; native.load()"]  # a process knows what it has loaded
     commands.run(load, check=True)
@@ -120,11 +147,13 @@ def test_a_damaged_library_is_made_anew(fresh):
         assert kept.stat().st_size == whole
 
 
+@pytest.mark.usefixtures("c_compiler")
 def test_a_folder_that_cannot_be_written_to_is_no_obstacle(fresh):
     fresh.parent.write_text("a file")
     native.load()
 
 
+@pytest.mark.usefixtures("c_compiler")
 def test_several_processes_may_compile_at_once(fresh, tmp_path):
     command = [sys.executable, "-c", "from iql import native; native.load()"]
     processes = [commands.start(command) for _ in range(4)]
@@ -150,11 +179,64 @@ def test_without_a_compiler_it_trains_all_the_same_and_says_why(fresh, monkeypat
     assert line.startswith(f"code_path=fused, which is slower than native: {reason}")
     train(learner, random_transitions(5, 2), 3)
     with pytest.raises(UserError, match="code_path=native: .*; use code_path=auto, or set CC"):
-        make(path="native")
+        make(path="plain").take_path("native", BATCH, 1)
 
 
+@pytest.mark.usefixtures("c_compiler")
 def test_auto_is_native_until_there_are_threads_for_more_than_that():
     for members, threads, path in ((1, 1, "native"), (1, 3, "native"), (1, 4, "fused"), (3, 5, "native")):
         learner = make(range(members))
         learner.take_path("auto", BATCH, threads)
         assert learner.code_path == path, (members, threads)
+
+
+@pytest.mark.parametrize("flags", BUILDS)
+@pytest.mark.usefixtures("c_compiler")
+def test_flags_in_cc_choose_the_processor_that_it_is_compiled_for(monkeypatch, flags):
+    monkeypatch.setenv("CC", f"{os.environ.get('CC') or 'cc'} {flags}")
+    command = [*native._compiler(), *native.FLAGS, "-dM", "-E", "-x", "c", os.devnull]
+    defined = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert not (flags and "__AVX512F__" in defined)
+    assert not (flags == "-march=x86-64" and "__AVX__" in defined)
+
+
+@pytest.mark.usefixtures("c_compiler")
+def test_without_bfloat16_products_native_says_so_and_auto_takes_torchs_operations(fresh, monkeypatch, caplog):
+    monkeypatch.setenv("CC", f"{os.environ.get('CC') or 'cc'} {BUILDS[-1]}")
+    with pytest.raises(UserError, match="code_path=native: .* lacks AVX512_BF16.*; use code_path=auto, or set CC"):
+        make(path="native", precision="bf16")
+    with caplog.at_level(logging.WARNING):
+        assert make(path="auto", precision="bf16").code_path == "fused"
+    assert "code_path=fused, which is slower than native: this CPU or its C compiler lacks AVX512_BF16" in caplog.text
+
+
+def run_passes(folder: Path, compiler: str, *flags: str, emulator: tuple[str, ...] = ()) -> list[tuple[str, float]]:
+    """What native_passes.c prints when it is compiled so."""
+    program, source = folder / Path(compiler).name, Path(__file__).with_name("native_passes.c")
+    command = [compiler, *native.FLAGS, *flags, f"-I{native.SOURCE.parent}", "-o", str(program), str(source), "-lm"]
+    command = [word for word in command if word not in ("-shared", "-fPIC")]
+    subprocess.run([*command, "-static"], check=True, capture_output=True, timeout=120)
+    lines = subprocess.run([*emulator, str(program)], check=True, capture_output=True, text=True, timeout=120).stdout
+    return [(name, float(number)) for name, _, number in (line.rpartition(" ") for line in lines.splitlines())]
+
+
+@pytest.mark.skipif(
+    shutil.which("aarch64-linux-gnu-gcc") is None or shutil.which("qemu-aarch64") is None,
+    reason="needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user",
+)
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler for this machine, too")
+def test_on_arm64_its_passes_give_the_same_numbers(tmp_path):
+    here = run_passes(tmp_path, "cc")
+    there = run_passes(tmp_path, "aarch64-linux-gnu-gcc", emulator=("qemu-aarch64",))
+    assert [name for name, _ in there] == [name for name, _ in here] and len(here) > 5000
+    np.testing.assert_allclose([n for _, n in there], [n for _, n in here], rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("cc") is None, reason="needs a compiler for x86-64")
+def test_it_compiles_without_a_warning_for_a_processor_with_all_of_avx512(tmp_path):
+    flags = [*native.FLAGS, "-march=x86-64-v3", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16"]
+    command = ["cc", *flags, "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-sign-compare"]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "made.so"), str(native.SOURCE)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
