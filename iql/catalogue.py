@@ -95,6 +95,8 @@ def recorded_task(manifest: dict[str, Any], source: str, trust: bool = False) ->
     node = constructor_arguments("env", env) if isinstance(env, dict) else env
     if not trust and isinstance(node, dict):
         check_environment(str(node.get("gym_id")), source)
+    if isinstance(node, dict) and "trust" in node:  # what its user said then is not said now
+        node = {**node, "trust": trust}
     return made(node, TASKS, f"{source}: its task", trust)
 
 

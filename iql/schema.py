@@ -118,6 +118,7 @@ class FileTask(OwnData):
 
 class MinariTask(OwnData):
     dataset: Name | None
+    trust: bool = False
 
 
 class Algorithm(Target):

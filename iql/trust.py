@@ -56,10 +56,7 @@ def factory(node: Any, own: Collection[str], source: str, trust: bool = False) -
     if foreign:
         raise UserError(f"{source}: would run {foreign[0]}, which is not a class of this project's own; {HOW}")
     for key, value in arguments.items():
-        names = [key, *value] if isinstance(value, dict) else [key]
-        parts = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
-        named = all(isinstance(name, str) and not name.startswith("_") for name in names)
-        if not named or not all(isinstance(part, _PLAIN) for part in parts):
+        if not _is_plain({key: value}, depth=3):
             raise UserError(f"{source}: {key} is not a plain value of {target}; the file is damaged")
     return partial(_imported(target), **arguments)
 
@@ -93,6 +90,16 @@ def entry_point(name: Any, source: str) -> str:
     if name not in ENTRIES:
         raise UserError(f"{source}: names {name!r} to be called, which is no entry point of this project's own")
     return name
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a value is plain, or a list or section of such, at most `depth` of them in each other."""
+    if isinstance(value, dict):
+        named = all(isinstance(name, str) and not name.startswith("_") for name in value)
+        return depth > 0 and named and all(_is_plain(part, depth - 1) for part in value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(part, 0) for part in value)
+    return isinstance(value, _PLAIN)
 
 
 def _named(value: Any, key: str = "_target_") -> Iterator[str]:

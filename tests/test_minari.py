@@ -12,6 +12,7 @@ from typing import Any
 
 import commands
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -151,6 +152,7 @@ def write(observations: Any, actions: Any, dataset: str = "walk/random-v0", env:
 
 def task(dataset: str = "walk/random-v0", **options: Any) -> MinariTask:
     defaults: dict[str, Any] = {"horizon": None, "reward": "none", "ref_min": None, "ref_max": None, "normalize": False}
+    defaults["trust"] = True  # Walk is no environment that Gymnasium knows
     return MinariTask(name=dataset, dataset=dataset, **{**defaults, **options})
 
 
@@ -518,7 +520,7 @@ def test_a_package_that_is_not_installed_is_named(package, wanted, monkeypatch):
 def test_the_command_line_trains_and_evaluates(train):
     record(ref_min_score=-60.0, ref_max_score=-5.0, requirements=["mujoco>=99"])
     train.environment["PYTHONPATH"] = str(HERE)
-    done = train("env=minari", "env.dataset=walk/random-v0")
+    done = train("env=minari", "env.dataset=walk/random-v0", "env.trust=true")
     assert done.returncode == 0, done.stderr
     (directory,) = train.directories()
     assert directory.is_relative_to(train.runs / "single/walk-random-v0")
@@ -526,7 +528,7 @@ def test_the_command_line_trains_and_evaluates(train):
     assert summary["evaluations"] == 3 and np.isfinite(summary["score"])
     assert {"dataset": "Minari's walk/random-v0", "scored": "normalised"}.items() <= summary["data"].items()
     assert done.stderr.count("Installed mujoco version") == 1
-    assert "done already" in train("env=minari", "env.dataset=walk/random-v0").stderr
+    assert "done already" in train("env=minari", "env.dataset=walk/random-v0", "env.trust=true").stderr
 
 
 def test_the_command_line_trains_without_an_environment(train):
@@ -539,3 +541,73 @@ def test_the_command_line_trains_without_an_environment(train):
     done = train("env=minari", "env.dataset=walk/random-v0", "evaluation=none", "evaluation.every=null")
     assert done.returncode == 0, done.stderr
     assert "not evaluated, losses at the end" in done.stdout
+
+
+# From somebody else
+
+
+def claim(root: Path, **metadata: Any) -> None:
+    path = root / "walk/random-v0/data/metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **metadata}))
+
+
+def without_spaces(root: Path) -> None:
+    path = root / "walk/random-v0/data/metadata.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in content.items() if "space" not in key}))
+
+
+@pytest.mark.parametrize("spaces", [True, False])
+@pytest.mark.parametrize("where", ["env_spec", "eval_env_spec", "vector_entry_point", "additional_wrappers"])
+def test_a_dataset_names_no_command(root, tmp_path, where, spaces):
+    record()
+    attack = {"entry_point": "subprocess:Popen", "kwargs": {"args": f"touch {tmp_path / 'ran'}", "shell": True}}
+    mine = json.loads(gymnasium.spec("Pendulum-v1").to_json())
+    if where == "additional_wrappers":
+        claim(root, env_spec=json.dumps({**mine, where: [{"name": "x", **attack}]}))
+    elif where == "vector_entry_point":
+        claim(root, env_spec=json.dumps({**mine, where: attack["entry_point"]}))
+    else:
+        claim(root, **{"env_spec": json.dumps(mine), where: json.dumps({**mine, **attack})})
+    if not spaces:
+        without_spaces(root)
+    attempt = (lambda: task(trust=False).make_envs(1)) if spaces else task(trust=False).transitions
+    said = complaint(attempt)
+    assert "would run subprocess:Popen" in said and "env.trust=true" in said
+    assert not (tmp_path / "ran").exists()
+    if spaces:
+        assert len(task(trust=False).transitions())  # its data is data
+
+
+@pytest.mark.parametrize("metadata", ["", "[]", "{", "[" * 100_000, '{"env_spec": 3}', '{"env_spec": "[]"}'])
+def test_metadata_that_is_none(root, metadata):
+    record()
+    (root / "walk/random-v0/data/metadata.json").write_text(metadata)
+    assert "metadata.json" in complaint(task(trust=False).transitions)
+
+
+def test_a_dataset_leads_into_no_other_file(root, tmp_path):
+    record()
+    path = root / "walk/random-v0/data/main_data.hdf5"
+    with h5py.File(tmp_path / "secret.hdf5", "w") as secret, h5py.File(path, "a") as file:
+        secret["rewards"] = file["episode_3/rewards"][:]
+        del file["episode_3/rewards"]
+        file["episode_3/rewards"] = h5py.ExternalLink(str(tmp_path / "secret.hdf5"), "/rewards")
+    assert "episode_3/rewards is a link into another file" in complaint(task().transitions)
+    path.unlink()
+    path.symlink_to(tmp_path / "secret.hdf5")
+    assert "is a link; put the file itself there" in complaint(task().transitions)
+
+
+def test_more_steps_than_memory_holds(root):
+    record()
+    claim(root, total_steps=10**12)
+    assert "cannot be read (Unable to allocate" in complaint(task().transitions)
+
+
+def test_an_episode_larger_than_memory(root):
+    record()
+    with h5py.File(root / "walk/random-v0/data/main_data.hdf5", "a") as file:
+        del file["episode_3/rewards"]
+        file.create_dataset("episode_3/rewards", (10**12,), chunks=(10,))
+    assert "episode_3/rewards claims 3,725.3 GiB of memory" in complaint(task().transitions)

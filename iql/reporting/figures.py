@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from iql.claims import check_archive
 from iql.errors import UserError
 from iql.metrics import Record, read_metrics
 from iql.storage import read_json, replace_file
@@ -79,8 +80,9 @@ def value_map(directory: Path | str) -> Path | None:
     if not source.exists():
         return None
     try:
+        check_archive(source)
         return draw_value_map(source, _title(directory), directory / "map.png")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{source} is damaged ({error}): delete it and run the training command again") from error
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 
 from iql.errors import UserError
+from iql.tasks.contents import Contents
 from iql.tasks.files import hdf5_complaint
 
 
@@ -20,7 +21,7 @@ def opened(path: Path) -> Iterator[Mapping[str, Any]]:
         raise UserError(f"{path} {problem}; get it again, or give another with env.path=FILE")
     try:
         with h5py.File(path, "r", locking=False) as file:
-            yield file
+            yield Contents(file, path)
     except (OSError, RuntimeError, KeyError) as error:  # what h5py raises where bytes inside are damaged
         reason = str(error).strip("'\"")
         raise UserError(f"{path} is damaged and cannot be read ({reason}); get it again") from error

@@ -22,6 +22,7 @@ from iql.tasks import minari_folder, rows, spaces
 from iql.tasks.files import sha256
 from iql.tasks.interface import held
 from iql.tasks.minari_folder import told
+from iql.tasks.minari_trust import check_environment, check_folder, metadata_of
 from iql.tasks.physics import version_of
 from iql.tasks.recorded import RecordedTask
 from iql.tasks.rows import Episode, Rows
@@ -45,12 +46,13 @@ class MinariTask(RecordedTask):
     horizon   steps after which an evaluation's episode is cut; None: the environment's own
     ref_min, ref_max  returns that score 0 and 100; None: those of the dataset's metadata, and without them
               a score is the return
+    trust     make the recorded environment of whatever class the metadata names, which runs its code
     The rest is RecordedTask's.
     """
 
     custom = False
 
-    def __init__(self, dataset: str | None, **task: Any) -> None:
+    def __init__(self, dataset: str | None, trust: bool = False, **task: Any) -> None:
         super().__init__(**task)
         if dataset is None:
             raise UserError("env=minari needs a dataset: give env.dataset=ID, e.g. env.dataset=D4RL/door/human-v2")
@@ -59,20 +61,21 @@ class MinariTask(RecordedTask):
                 f"env.dataset={dataset} is no id of Minari's, which read NAMESPACE/NAME-vVERSION: D4RL/door/human-v2"
             )
         self.dataset = dataset
+        self.trust = trust
         self._scale: spaces.ActionScale | None = None
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the data files' digests and of what in the metadata decides the numbers."""
         folder = self._minari.storage.data_path
-        metadata = json.loads((folder / "metadata.json").read_text())
+        metadata = metadata_of(folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "metadata.json")
         parts = [json.dumps({key: metadata.get(key) for key in DECISIVE}), *map(sha256, files)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def locate(self) -> Path:
         """The dataset's folder, downloaded if it is not there. Raises UserError."""
-        return minari_folder.find(self.dataset)
+        return minari_folder.find(self.dataset, self.trust)
 
     def read(self) -> tuple[Rows, str]:
         """The dataset's rows, flat, with actions scaled to ±1 by their space's bounds, and its id. Raises UserError."""
@@ -123,6 +126,7 @@ class MinariTask(RecordedTask):
     def _minari(self) -> MinariDataset:
         """The dataset; its references for scores are taken over unless others were given. Raises UserError."""
         folder = self.locate()
+        check_folder(folder / "data", self.trust)
         import minari
 
         with told(f"Minari's {self.dataset} cannot be opened", self._anew()):
@@ -143,6 +147,8 @@ class MinariTask(RecordedTask):
         """One environment, for what can be asked of it. Raises UserError."""
         if _env_id(self._minari) is None:
             raise UserError(f"{self.dataset} names no environment to evaluate in: train it with evaluation=none")
+        if not self.trust:
+            check_environment(self._minari.storage.metadata, self.locate() / "data")
         return _recovered(self._minari, self.horizon)
 
     def _anew(self) -> str:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from iql.errors import UserError
 from iql.tasks.download import CONNECT_TIMEOUT, read_timeout
+from iql.tasks.minari_trust import check_folder
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,11 @@ STAGING = ".iql-downloads"
 """Folder within ROOT of what is still being downloaded; Minari's lists pass over hidden folders."""
 
 
-def find(dataset: str) -> Path:
-    """The folder of the dataset with this id, downloaded by Minari if it is not there. Raises UserError."""
+def find(dataset: str, trust: bool = False) -> Path:
+    """The folder of the dataset with this id, downloaded by Minari if it is not there; trust as MinariTask's.
+
+    Raises UserError.
+    """
     try:
         from minari.storage import get_dataset_path
     except ImportError as error:
@@ -34,11 +38,11 @@ def find(dataset: str) -> Path:
     with told(f"{ROOT}={os.environ.get(ROOT, '')} is no folder to use", f"set {ROOT} to another"):
         folder = get_dataset_path(dataset)
         if not (folder / "data").is_dir():
-            _download(dataset, folder, get_dataset_path())
+            _download(dataset, folder, get_dataset_path(), trust)
     return folder
 
 
-def _download(dataset: str, folder: Path, root: Path) -> None:
+def _download(dataset: str, folder: Path, root: Path, trust: bool) -> None:
     """Bring a dataset into its folder, whole or not at all, unless another process does so first.
 
     Minari takes a folder for a dataset as soon as one file of it is there, so it downloads into a root of
@@ -65,6 +69,7 @@ def _download(dataset: str, folder: Path, root: Path) -> None:
         ):
             begun = (staging / dataset).exists()  # then only `force` makes Minari go on with it
             minari.download_dataset(dataset, force_download=begun)
+            check_folder(staging / dataset / "data", trust)
             minari.load_dataset(dataset)
             for part in minari.list_local_datasets():  # a combined dataset comes with its parts
                 if not (root / part).exists():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from iql.claims import check_archive
 from iql.errors import UserError
 
 
@@ -48,7 +49,8 @@ def opened(path: Path) -> Iterator[Archive]:
     if problem := complaint(path):
         raise UserError(f"{path} {problem}; get it again, or give another with env.path=FILE")
     try:
+        check_archive(path)
         with np.load(path, allow_pickle=False) as file:
             yield Archive(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged or holds more than arrays of numbers ({error}); get it again") from error
