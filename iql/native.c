@@ -10,17 +10,24 @@
 #include <stdint.h>
 
 #ifdef __AVX512F__
-enum { VECTOR = 16, ROWS = 8, WIDTH = 2 * VECTOR };
+enum { VECTOR = 16, ROWS = 8, WIDTH = 2 * VECTOR, TILES_OF_TURNED = 0 };
 #else
-enum { VECTOR = 8, ROWS = 6, WIDTH = 2 * VECTOR }; /* as many as 16 registers hold */
+enum { VECTOR = 8, ROWS = 6, WIDTH = 2 * VECTOR, TILES_OF_TURNED = 1 }; /* as many as 16 registers hold */
 #endif
 
 typedef float vector __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
 typedef int32_t mask __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
+typedef float eight __attribute__((vector_size(32), aligned(4), may_alias)); /* whatever VECTOR is */
+typedef int32_t places __attribute__((vector_size(32)));
 
 #define AT(p) (*(const vector *)(p))
 #define PUT(p) (*(vector *)(p))
 #define WHERE_POSITIVE(x, y) ((vector)(~((x) <= (vector){0}) & (mask)(y))) /* 0 elsewhere; y where x is NaN */
+#ifdef __clang__
+#define SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SHUFFLE(x, y, ...) __builtin_shuffle(x, y, (places){__VA_ARGS__})
+#endif
 #define EACH_ROW _Pragma("GCC unroll 8") for (int i = 0; i < rows; i++)
 
 /* What is done to a product c [m, n] at last. */
@@ -149,22 +156,59 @@ static void end_narrow(int rows, int width, const float *s, float *c, size_t n, 
         }
 }
 
-/* panel [k, WIDTH] = b(l, j) = b[l * bl + j * bj], 0 beyond width */
+/* to [8, 8] = from [8, 8] turned, rows so many floats apart */
+static inline void turn(const float *from, size_t from_apart, float *to, size_t to_apart) {
+    eight r[8], s[8];
+    for (int i = 0; i < 8; i++) r[i] = *(const eight *)(from + i * from_apart);
+    for (int i = 0; i < 8; i += 2) { /* each half of 4 by itself, as is cheapest */
+        s[i] = SHUFFLE(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        s[i + 1] = SHUFFLE(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            r[i + 2 * j] = SHUFFLE(s[i + j], s[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            r[i + 2 * j + 1] = SHUFFLE(s[i + j], s[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 4; i++) {
+        *(eight *)(to + i * to_apart) = SHUFFLE(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        *(eight *)(to + (i + 4) * to_apart) = SHUFFLE(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+
+/* panel [k, WIDTH] = b(l, j) = b[l * bl + j * bj], 0 beyond width; bl or bj is 1. */
 static void pack(int k, int width, const float *b, size_t bl, size_t bj, float *panel) {
-    if (bj == 1 && width == WIDTH) {
-        for (int l = 0; l < k; l++) {
+    int l = 0;
+    if (width == WIDTH && bj == 1)
+        for (; l < k; l++) {
             PUT(panel + l * WIDTH) = AT(b + l * bl);
             PUT(panel + l * WIDTH + VECTOR) = AT(b + l * bl + VECTOR);
         }
-        return;
+    else if (width == WIDTH)
+        for (; l + 8 <= k; l += 8)
+            for (int j = 0; j < WIDTH; j += 8) turn(b + l + j * bj, bj, panel + l * WIDTH + j, WIDTH);
+    for (; l < k; l++)
+        for (int j = 0; j < WIDTH; j++) panel[l * WIDTH + j] = j < width ? b[l * bl + j * bj] : 0;
+}
+
+/* Floats from a tile of pack_tiles to the next: 16 more than a tile has, so that not all begin in the same two sets of
+   the cache. */
+static size_t tile_size(int k) { return (size_t)k * ROWS + 16; }
+
+/* tiles: for each ROWS columns of a [k, m] their [k, ROWS]. Read in place, a tile would touch a cache line of its own
+   for every l, in so few sets of the cache that none stays there for the next tile. */
+static void pack_tiles(int k, int m, const float *a, float *tiles) {
+    for (int l = 0; l < k; l++) {
+        float *to = tiles + l * ROWS;
+        for (int i = 0; i < m; i += ROWS, to += tile_size(k)) {
+            const float *const from = a + (size_t)l * m + i;
+            if (i + 8 <= m) *(eight *)to = *(const eight *)from; /* what is too much is written over or not read */
+            else for (int r = 0; r < ROWS && i + r < m; r++) to[r] = from[r];
+        }
     }
-    for (int l0 = 0; l0 < k; l0 += VECTOR)
-        for (int j = 0; j < WIDTH; j++)
-            for (int l = l0; l < l0 + VECTOR && l < k; l++) panel[l * WIDTH + j] = j < width ? b[l * bl + j * bj] : 0;
 }
 
 /* c [m, n] = a [m, k] · b [k, n]; a_turned, b_turned: they lie as [k, m] and [n, k].
-   scratch: at least WIDTH k floats, in bfloat16 (m + n) (k + 1) / 2 more. */
+   scratch: WIDTH k floats, for tiles (m / ROWS + 1) (ROWS k + 16) more, in bfloat16 (m + n) (k + 1) / 2. */
 static void product(int bf16, int m, int n, int k, const float *a, int a_turned, const float *b, int b_turned, float *c,
                     struct end end, float *scratch) {
     float *const panel = scratch;
@@ -176,13 +220,18 @@ static void product(int bf16, int m, int n, int k, const float *a, int a_turned,
         else pair_rows(k, n, b, b_pairs);
         a = a_pairs, b = b_pairs, k = (k + 1) / 2;
     }
-    const size_t stride = a_turned ? m : k, bl = b_turned ? 1 : n, bj = b_turned ? k : 1;
+    const int tiles = a_turned && TILES_OF_TURNED;
+    if (tiles) {
+        pack_tiles(k, m, a, scratch + (size_t)WIDTH * k);
+        a = scratch + (size_t)WIDTH * k;
+    }
+    const size_t stride = tiles ? ROWS : a_turned ? m : k, bl = b_turned ? 1 : n, bj = b_turned ? k : 1;
     for (int j = 0; j < n; j += WIDTH) {
         const int width = n - j < WIDTH ? n - j : WIDTH;
         pack(k, width, b + j * bj, bl, bj, panel);
         for (int i = 0; i < m; i += ROWS) {
             const int rows = m - i < ROWS ? m - i : ROWS;
-            const float *const from = a_turned ? a + i : a + i * stride;
+            const float *const from = tiles ? a + i / ROWS * tile_size(k) : a_turned ? a + i : a + i * stride;
             const size_t place = (size_t)i * n + j;
             struct end here = end;
             if (end.bias) here.bias += j;

@@ -189,7 +189,7 @@ class NativePass(Pass):
         self._library, batch = part.library, x.shape[1]
         widths = [x.shape[2], *(kernel.shape[2] for kernel in part.kernels)]
         wide, most = max(widths), max(batch, *widths)
-        scratch = part.buffers.take("scratch", WIDTH * most + (batch + wide + 2) * (wide + 2) * part.bf16)
+        scratch = part.buffers.take("scratch", WIDTH * most + (wide + 6) * (batch + wide + 6))
         self._kept: list[Any] = [(c_int64 * len(widths))(*widths)]
         of_layers = (self.inputs, part.kernels, part.biases, self.gradients, part.kernel_gradients, part.bias_gradients)
         self._kept += [_pointers(tensors) for tensors in of_layers]

@@ -72,18 +72,18 @@ class FlatAdam:
             tensor.copy_(state[name])
 
 
-class Buffers(dict):
+class Buffers:
     """Tensors by name and shape. Passes that never overlap in time share them, so that they stay in the cache."""
 
     def __init__(self, device: torch.device):
-        super().__init__()
         self._device = device
+        self._kept: dict[tuple[Any, ...], Tensor] = {}
 
     def take(self, name: str, *shape: int, dtype: torch.dtype | None = torch.float32) -> Tensor:
         place = (name, shape, dtype)
-        if place not in self:
-            self[place] = torch.zeros(*shape, dtype=dtype, device=self._device)
-        return self[place]
+        if place not in self._kept:
+            self._kept[place] = torch.zeros(*shape, dtype=dtype, device=self._device)
+        return self._kept[place]
 
 
 class Part:

@@ -290,6 +290,15 @@ def test_an_algorithm_of_ones_own_is_trained_on_the_plain_path():
     assert fuse(learner, BATCH, "auto", 1) is None
 
 
+@pytest.mark.parametrize("path", ["fused", "native"])
+def test_on_one_thread_all_networks_share_their_buffers(path):
+    update = make(range(1), path).fused._updates[0]
+    passes = (update._policy, *update.q)
+    assert len({each.gradients[0].data_ptr() for each in passes}) == 1
+    lanes = make(range(1), "threads").fused._updates[0]
+    assert len({each.gradients[0].data_ptr() for each in lanes.q}) == 2
+
+
 def test_a_failing_lane_ends_the_other(data, monkeypatch):
     from iql.fused import FusedUpdate
 
