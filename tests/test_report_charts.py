@@ -37,10 +37,10 @@ def make_odd_runs(folder: Path) -> None:
         manifest["settings"]["algorithm"] |= changes
         (run / "manifest.json").write_text(json.dumps(manifest))
 
-    for (tau, beta), score in zip([(0.9, 10), (0.95, 10), (0.9, 3), (0.7, 10)], (15.4, 15.1, 46.2, -3.3), strict=True):
-        for seed in range(2):  # beta as older versions wrote it: as it was typed, or as the default has it
-            words = (f"algorithm.tau={tau}", f"algorithm.beta={beta}")
-            made(GRID, words, seed, score + seed, beta=[beta, float(beta)][seed])
+    # beta as earlier versions wrote it: as it was typed, or as the default has it
+    grid = {(0.9, 10): 15.4, (0.95, 10.0): 15.1, (0.9, 3): 46.2, (0.7, 10): -3.3, (0.7, 3.0): 20.0}
+    for ((tau, beta), score), seed in itertools.product(grid.items(), range(2)):
+        made(GRID, (f"algorithm.tau={tau}", f"algorithm.beta={beta}"), seed, score + seed, beta=beta)
     for lr in (1e-05, 0.0001, 0.0003, 0.001):
         made("walker2d-medium-v2", (f"optimizer.lr={lr}",), 0, -1234567.891 * lr)
     for rate in ("null", 0.05, 0.1):
