@@ -59,8 +59,9 @@ class AntBody(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._observation(), {}
 
     def set_state(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """Put the ant at qpos [15], its quaternion normalised as MuJoCo does, with velocities qvel [14]."""
+        """Put the ant at qpos [15], its quaternion normalised, with velocities qvel [14]."""
         self.data.qpos[:] = qpos
+        mujoco.mj_normalizeQuat(self.model, self.data.qpos)  # mj_forward leaves it as it is from mujoco 3.2 on
         self.data.qvel[:] = qvel
         mujoco.mj_forward(self.model, self.data)
 

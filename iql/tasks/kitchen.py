@@ -81,7 +81,9 @@ class Kitchen(FrankaRobot):
 
     def set_state(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
         """Put everything to qpos [30] and qvel [29]; the next action starts from qpos as if just observed."""
-        super().set_state(qpos, qvel)
+        normalized = qpos.copy()
+        mujoco.mj_normalizeQuat(self.model, normalized)  # mj_forward leaves it as it is from mujoco 3.2 on
+        super().set_state(normalized, qvel)
         self._last_robot_qpos = qpos[:9].copy()
 
     def reset_model(self) -> np.ndarray:

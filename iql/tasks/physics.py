@@ -49,7 +49,7 @@ def log_warnings() -> None:
 @cache
 def _warn_of(family: str, version: str) -> None:
     shown = mujoco_versions.EXACT.get(family, ())
-    advice = f" (it was on {', '.join(shown)}; 3.1.6 needs Python 3.12 or older)" if shown else ""
+    advice = f" (it was on {', '.join(shown)}; 3.1.6 needs Python 3.12 or older, 3.2.6 3.13 or older)" if shown else ""
     log.warning(
         "mujoco %s is installed, on which %s was not shown to move as D4RL's simulator%s: its scores may not be "
         "comparable to published ones, and reports keep them apart",
