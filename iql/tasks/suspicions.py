@@ -21,7 +21,7 @@ MOSTLY = 0.5
 """Share of terminal rows from which on they look like their opposite."""
 
 LARGE = 1000.0
-"""From here on numbers are too large to learn from as they are: D4RL's own stay below 200."""
+"""From here on numbers are too large for the networks to learn from as they are."""
 
 STEPS = 1000
 """So many steps of float32 a standard deviation must have to be told apart from rounding."""
