@@ -103,7 +103,7 @@ def recorded_task(manifest: dict[str, Any], source: str, trust: bool = False) ->
 def own_place(node: dict[str, Any]) -> Path | None:
     """Where in the cache the file of an env section lies or would lie; None for one that is kept elsewhere."""
     if node.get("made_rows"):
-        return files.place_of_made(node["name"], node["made_rows"], node["made_seed"])
+        return files.place_of_made(node["name"], node["made_rows"], node["made_seed"], node.get("walk_steps"))
     return files.place(node["url"]) if node.get("url") else None
 
 

@@ -12,6 +12,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Expectile = Annotated[float, Field(ge=0.5, lt=1)]
 Beta = Annotated[float, Field(ge=0)]
 Polyak = Annotated[float, Field(gt=0, le=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
 Initialization = Literal["orthogonal", "pytorch"]
 Headline = Literal["last10", "final"]
 Reward = Literal["none", "return_range", "minus_one"]
@@ -44,6 +45,8 @@ class Recipe(Node):
     evaluation_every: Count
     evaluation_episodes: Count
     score: Headline
+    polyak: Polyak | None = None
+    lr: LearningRate | None = None
 
 
 class Corl(Node):
@@ -93,6 +96,7 @@ class D4RLTask(Target):
 class MadeMaze2d(D4RLTask):
     made_rows: Annotated[int, Field(ge=1000, le=100_000_000)]
     made_seed: Annotated[int, Field(ge=0)]
+    walk_steps: Count | None = None
 
 
 class AntMazeTask(D4RLTask):
@@ -149,7 +153,7 @@ class Policy(Perceptron):
 
 
 class Adam(Target):
-    lr: Annotated[float, Field(gt=0, le=1)]
+    lr: LearningRate
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = Field(default=[0.9, 0.999])
     eps: Positive = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

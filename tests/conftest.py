@@ -30,6 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # `nohup pytest &` lea
 
 # A training of seconds that passes every station: several checkpoints and evaluations, the maze's map.
 SMALL = (
+    "env=maze2d-umaze-made",
     "env.made_rows=2000",
     "updates=60",
     "log_every=5",
@@ -67,7 +68,7 @@ class Trainer:
     def command(self, *overrides: str, patch: str = "") -> list[str]:
         """The command line; `patch` is Python that runs before train.py."""
         own_env = any(override.startswith("env=") for override in overrides)  # then there is no data to be made
-        small = [override for override in SMALL if not (own_env and override.startswith("env."))]
+        small = [override for override in SMALL if not (own_env and override.startswith("env"))]
         arguments = [*small, f"runs={self.runs}", *overrides]
         if not patch:
             return [sys.executable, str(ROOT / "train.py"), *arguments]

@@ -105,7 +105,7 @@ def test_corls_preset_sets_its_tuned_values_and_the_command_line_still_wins():
 
 def test_seeds_and_members_spell_out_a_pack():
     assert [member["seed"] for member in read("seed=[4,5,6]")] == [4, 5, 6]
-    members = read("members=[{seed:1,algorithm:{tau:0.5}},{seed:2,optimizer:{lr:0.001}}]")
+    members = read("env=maze2d-umaze-made", "members=[{seed:1,algorithm:{tau:0.5}},{seed:2,optimizer:{lr:0.001}}]")
     assert [(m["seed"], m["algorithm"]["tau"], m["optimizer"]["lr"]) for m in members] == [
         (1, 0.5, 3e-4),
         (2, 0.7, 1e-3),
@@ -201,7 +201,7 @@ def test_equal_numbers_are_one_value_of_a_users_own_class(monkeypatch, tmp_path)
         (["algorithm=sac"], ["algorithm=sac: no such option", "iql_gwthomas"]),
         (["seed=0,1"], ["seed"]),
         (["algorithm.tau=["], ["algorithm.tau=["]),
-        (["preset=corl", "~env.corl"], ["preset=corl", "no settings"]),
+        (["env=maze2d-umaze-made", "preset=corl", "~env.corl"], ["preset=corl", "no settings"]),
     ],
 )
 def test_a_wrong_command_line_is_one_line_without_importing_torch(arguments, words, tmp_path):

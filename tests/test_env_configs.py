@@ -18,7 +18,7 @@ from iql.tasks.simulators import SIMULATORS
 
 CONF = Path(__file__).parents[1] / "conf"
 D4RL = json.loads((Path(__file__).parent / "d4rl_tasks.json").read_text())
-TASKS = sorted([*D4RL, "maze2d-umaze-made"])
+TASKS = sorted([*D4RL, "maze2d-umaze-made", "maze2d-medium-stitch"])
 TEMPLATES = {"hdf5", "minari"}  # for data that is not D4RL's
 
 ROWS = {
@@ -78,21 +78,21 @@ def corl_has(name: str) -> bool:
     """CORL's configs/offline/iql: no ant, no kitchen, antmaze in version 2 and adroit in version 1 only."""
     if family(name) in ("antmaze", "adroit"):
         return name.endswith({"antmaze": "-v2", "adroit": "-v1"}[family(name)])
-    return family(name) != "kitchen" and not name.startswith("ant-")
+    return family(name) != "kitchen" and not name.startswith("ant-") and name != "maze2d-medium-stitch"
 
 
 def simulator(name: str) -> str:
     """The simulator that a task's name spells: ant-random-v2 → ant, maze2d-umaze-dense-v1 → maze2d-umaze-dense."""
     parts = name.split("-")
     if parts[0] in ("antmaze", "maze2d", "kitchen"):
-        return "-".join(parts[:3] if "dense" in parts else parts[:2])
+        return "-".join(parts[:3] if {"dense", "stitch"} & set(parts) else parts[:2])
     return parts[0]
 
 
 def test_the_tasks_are_all_there():
     assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*TASKS, *TEMPLATES}
     assert {kind: [family(name) for name in D4RL].count(kind) for kind in SIZES} == SIZES
-    assert len(TASKS) == 70
+    assert len(TASKS) == 71
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -197,7 +197,7 @@ def test_every_task_makes_a_run(name):
     assert settings["evaluation"]["headline"] == recipe["score"]
 
 
-def test_the_embedded_default_is_d4rls_small_maze_with_data_of_its_own():
+def test_d4rls_small_maze_has_data_of_its_own():
     made, theirs = env("maze2d-umaze-made"), env("maze2d-umaze-v1")
     differing = {key for key in made.keys() | theirs.keys() if made.get(key) != theirs.get(key)}
     assert differing == {"_target_", "name", "url", "made_rows", "made_seed", "recipe"}

@@ -64,9 +64,10 @@ def place(url: str) -> Path:
     return cache_dir() / name
 
 
-def place_of_made(name: str, rows: int, seed: int) -> Path:
+def place_of_made(name: str, rows: int, seed: int, walk_steps: int | None = None) -> Path:
     """Where in our own cache a file of made data lies, or would lie."""
-    return cache_dir() / "made" / f"{name}-rows{rows}-seed{seed}.hdf5"
+    walks = f"-walks{walk_steps}" if walk_steps else ""
+    return cache_dir() / "made" / f"{name}{walks}-rows{rows}-seed{seed}.hdf5"
 
 
 def d4rl_dirs() -> list[Path]:

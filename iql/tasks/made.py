@@ -21,7 +21,7 @@ from iql.errors import UserError
 from iql.storage import remove_temporaries, replacing
 from iql.tasks.d4rl import D4RLTask
 from iql.tasks.files import place_of_made
-from iql.tasks.mazes import MAZE2D, Maze
+from iql.tasks.mazes import MAZE2D, STITCH, Maze
 from iql.tasks.waypoints import make_waypoint_data
 
 __all__ = ["MadeMaze2d", "make_file", "make_waypoint_data"]
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 RECIPE = 1
 """Raised whenever make_waypoint_data would give other numbers, so that files of an older one are remade."""
 
+MAKEABLE = {**MAZE2D, **STITCH}
+"""The mazes that data can be made for, by their simulator's name."""
+
 USER_BLOCK = 512
 """Bytes before the HDF5 proper; the least that HDF5 allows."""
 
@@ -38,31 +41,44 @@ USER_BLOCK = 512
 class MadeMaze2d(D4RLTask):
     """maze2d on data made by a waypoint controller instead of D4RL's file.
 
-    made_rows  steps to make
-    made_seed  seed of the controller's goals and noise; another seed is another data set
+    made_rows   steps to make
+    made_seed   seed of the controller's starts, goals and noise; another seed is another data set
+    walk_steps  steps of a walk at most, None for D4RL's single one (make_waypoint_data)
     The rest is D4RLTask's; with `path` that file is taken and nothing is made.
     """
 
-    def __init__(self, made_rows: int, made_seed: int, **task: Any) -> None:
+    def __init__(
+        self,
+        made_rows: int,
+        made_seed: int,
+        walk_steps: int | None = None,
+        **task: Any,
+    ) -> None:
         super().__init__(**task)
-        if self.simulator not in MAZE2D:
-            raise UserError(f"{self.name}: data can be made for {', '.join(MAZE2D)}, not for {self.simulator}")
+        if self.simulator not in MAKEABLE:
+            raise UserError(f"{self.name}: data can be made for {', '.join(MAKEABLE)}, not for {self.simulator}")
         if made_rows <= self.horizon:
             raise UserError(f"env.made_rows={made_rows} is less than an episode; make more than {self.horizon}")
         self.made_rows = made_rows
         self.made_seed = made_seed
+        self.walk_steps = walk_steps
 
     def locate(self) -> Path:
         """The made file in the cache, made now if there is none or it is damaged. Raises UserError."""
         if self.path is not None:
             return super().locate()
-        return make_file(self.name, MAZE2D[self.simulator], self.made_rows, self.made_seed)
+        return make_file(self.name, MAKEABLE[self.simulator], self.made_rows, self.made_seed, self.walk_steps)
 
     def baselines(self) -> list[str]:
         """What the policy's rate of reaching the goal is to be seen beside, a line each."""
+        random = f"by a random policy in {self.random_policy_success():.0%} of 50 episodes"
+        if self.walk_steps is None or self.path is not None:
+            share = self.success_rate_of_data()
+            data = f"by the data's own walk in {share:.0%} of its {self.horizon}-step windows"
+            return [f"for comparison, goal reached {data}, {random}"]
         return [
-            f"for comparison, goal reached by the data's own walk in {self.success_rate_of_data():.0%} of its "
-            f"{self.horizon}-step windows, by a random policy in {self.random_policy_success():.0%} of 50 episodes"
+            f"for comparison, goal reached {random}",
+            f"the data's walks take at most {self.walk_steps} steps; none leads from the start to the goal",
         ]
 
     def success_rate_of_data(self) -> float:
@@ -84,10 +100,11 @@ class MadeMaze2d(D4RLTask):
         returns = np.zeros(episodes)
         for episode in range(episodes):
             env.reset(seed=int(draws.integers(2**31)))
-            truncated = False
-            while not truncated:
-                _, reward, _, truncated, _ = env.step(draws.uniform(-1.0, 1.0, 2))
+            over = False
+            while not over:
+                _, reward, terminated, truncated, _ = env.step(draws.uniform(-1.0, 1.0, 2))
                 returns[episode] += float(reward)
+                over = terminated or truncated
         env.close()
         return float(succeeded(returns).mean())
 
@@ -97,14 +114,14 @@ def succeeded(returns: np.ndarray) -> np.ndarray:
     return np.asarray(returns) > 0
 
 
-def make_file(name: str, maze: Maze, rows: int, seed: int) -> Path:
-    """The file of made data in the cache (`made/<name>-rows<rows>-seed<seed>.hdf5`), made if need be.
+def make_file(name: str, maze: Maze, rows: int, seed: int, walk_steps: int | None = None) -> Path:
+    """The file of made data in the cache (files.place_of_made), made by make_waypoint_data if need be.
 
     Whoever needs it first makes it and others wait: it is written under another name, synced and then
     renamed, so whatever bears its name is whole. A damaged file is made anew. The same arguments give
     the same bytes. Raises UserError where it cannot be written.
     """
-    path = place_of_made(name, rows, seed)
+    path = place_of_made(name, rows, seed, walk_steps)
     if path.exists() and complaint(path) is None:
         return path
     with _writing(path):
@@ -117,7 +134,7 @@ def make_file(name: str, maze: Maze, rows: int, seed: int) -> Path:
             remove_temporaries(path.parent, path.name)  # their makers are gone: they would hold the lock
             with replacing(path) as file:  # opened first: a folder that takes no files shows at once
                 with _progress(path.name, rows) as progress:
-                    data = make_waypoint_data(maze, rows, seed, progress)
+                    data = make_waypoint_data(maze, rows, seed, progress, walk_steps=walk_steps)
                 file.write(_content(data))
     return path
 

@@ -74,10 +74,11 @@ def advance(model: mujoco.MjModel, data: mujoco.MjData, action: Sequence[float] 
 
 
 class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """D4RL's maze2d: observation x, y and their velocities [4] float64, action [2]; never ends.
+    """D4RL's maze2d: observation x, y and their velocities [4] float64, action [2].
 
-    A step earns what its outcome does: 1 within reach of the goal, or in a dense maze exp(−distance to it).
-    An episode starts in a free cell (the goal's included), ±.1 around its index, at .1 · normal velocity.
+    A step earns what its outcome does: 1 within reach of the goal, where the episode ends if `maze.ends` (D4RL's
+    never do), or in a dense maze exp(−distance to the goal). An episode starts in one of `maze.starts` (D4RL's in
+    any free cell, the goal's included), ±.1 around its index, at .1 · normal velocity.
     """
 
     def __init__(self, maze: Maze, physics: str = "d4rl"):
@@ -91,7 +92,7 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        cells = self.maze.free_cells
+        cells = np.array(self.maze.starts or self.maze.free_cells)
         cell = cells[self.np_random.integers(len(cells))]
         mujoco.mj_resetData(self.model, self.data)
         self.set_state(cell + self.np_random.uniform(-0.1, 0.1, size=2), 0.1 * self.np_random.standard_normal(2))
@@ -107,8 +108,9 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         advance(self.model, self.data, action)
         observation = self._observation()
         position = observation[:2]
-        reward = np.exp(-distance(position, self.maze.goal)) if self.maze.dense else self.maze.reached(position)
-        return observation, float(reward), False, False, {}
+        reached = bool(self.maze.reached(position))
+        reward = np.exp(-distance(position, self.maze.goal)) if self.maze.dense else reached
+        return observation, float(reward), reached and self.maze.ends, False, {}
 
     def _observation(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel])

@@ -51,6 +51,8 @@ class Maze:
     cell_size  side of a cell
     at_rest    the entries of an observation after x and y, standing still
     dense      whether the reward is exp(−distance to the goal) rather than 1 within REACH and else 0
+    starts     cells (i, j) that maze2d's episodes start in; empty: in any free cell
+    ends       whether a maze2d's episode ends when it reaches the goal (an antmaze's always does)
     """
 
     name: str
@@ -61,6 +63,8 @@ class Maze:
     cell_size: float
     at_rest: tuple[float, ...]
     dense: bool = False
+    starts: tuple[tuple[int, int], ...] = ()
+    ends: bool = False
 
     @property
     def free_cells(self) -> np.ndarray:
@@ -163,6 +167,16 @@ MAZE2D = {
 }
 """D4RL's maze2d maps and step limits (v1; pointmaze/maze_model.py), with the sparse reward."""
 
+STITCH = {
+    "maze2d-medium-stitch": replace(
+        MAZE2D["maze2d-medium"],
+        name="maze2d-medium-stitch",
+        starts=((1, 1), (1, 2), (2, 1), (2, 2)),
+        ends=True,
+    )
+}
+"""Ours: D4RL's medium map as a task of antmaze's kind, from the corner opposite to the goal, where the episode ends."""
+
 ANTMAZE = {
     maze.name: maze
     for maze in (
@@ -176,6 +190,7 @@ ANTMAZE = {
 MAZES = {
     **MAZE2D,
     **{f"{name}-dense": replace(maze, name=f"{name}-dense", dense=True) for name, maze in MAZE2D.items()},
+    **STITCH,
     **ANTMAZE,
 }
 """Every maze, by its simulator's name."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mujoco
 import numpy as np
 
+from iql.errors import UserError
 from iql.tasks.maze2d import advance, compile_model
-from iql.tasks.mazes import Maze
+from iql.tasks.mazes import REACH, Maze
 
 # D4RL's controller (its waypoint_controller and its generator of maze2d data)
 P_GAIN = 10.0
@@ -18,7 +20,13 @@ CLOSE = 0.1  # distance (m) at which a waypoint or goal counts as reached
 SCATTER = 0.2  # waypoints lie up to this far (m) below their cell's index, per axis
 NOISE = 0.5  # standard deviation of what is added to every action ("noisy" in D4RL's generator)
 
+# Ours, for walks that start anew: anywhere between the walls, at rest or not
+SPREAD = 0.2  # a walk starts up to this far (m) from the middle of its cell, per axis
+SPEED = 1.0  # standard deviation of its velocity (m/s), per axis
+
 REPORT_EVERY = 2000  # rows between two calls of `progress`
+
+Cell = tuple[int, int]
 
 
 def make_waypoint_data(
@@ -27,18 +35,25 @@ def make_waypoint_data(
     seed: int,
     progress: Callable[[int], None] | None = None,
     noise: float = NOISE,
+    walk_steps: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """`rows` steps of the controller in D4RL's layout; the same maze, rows and seed give the same bits.
+    """`rows` steps of the controller in D4RL's layout; the same arguments give the same bits.
 
-    It is one walk without resets: when a goal is reached, or after the maze's horizon, that row is a
-    timeout and the next goal is drawn (any free cell ± .1). Rewards are relabelled as D4RL does, with
-    respect to the maze's evaluation goal and of the row's own position, not its successor's. A longer
-    data set with the same seed begins with the shorter one.
+    It walks to one goal after another (any free cell ± .1). When a goal is reached, or after the maze's horizon,
+    that row is a timeout and the next goal is drawn. A longer data set with the same seed begins with the
+    shorter one.
 
-    progress  called with the rows made so far, every few thousand rows and at the end
+    walk_steps  None: one walk without resets, as D4RL makes it. A number: a walk takes so many steps at most, and
+                the next one starts anew, anywhere between the walls and moving; where `maze.ends`, a step to the
+                maze's own goal is a terminal and ends its walk.
+    progress    called with the rows made so far, every few thousand rows and at the end
+
+    Rewards are with respect to the maze's own goal: where `maze.ends` the step's, 1 at a terminal; else, as D4RL
+    relabels them, those of the row's own position, not of its successor's.
 
     Returns observations [R, 4], actions [R, 2], rewards [R], infos/qpos [R, 2], infos/qvel [R, 2] and
-    infos/goal [R, 2] float32, terminals [R] (all False) and timeouts [R] bool.
+    infos/goal [R, 2] float32, terminals [R] and timeouts [R] bool. Raises UserError if a walk leads from
+    `maze.starts` to the goal: the data is there to show that it need not.
     """
     goal_draws, noise_draws = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     noises = (noise * noise_draws.standard_normal((rows, 2))).tolist()
@@ -47,14 +62,18 @@ def make_waypoint_data(
     actions = np.empty((rows, 2))
     goals = np.empty((rows, 2))
     timeouts = np.zeros(rows, dtype=bool)
+    terminals = np.zeros(rows, dtype=bool)
 
     model = compile_model(maze)
     data = mujoco.MjData(model)
-    data.qpos[:] = maze.free_cells[goal_draws.integers(len(maze.free_cells))] + goal_draws.uniform(-0.1, 0.1, 2)
-    data.qvel[:] = 0.1 * goal_draws.standard_normal(2)
-
-    steps, horizon = 0, maze.horizon
+    if walk_steps is None:
+        data.qpos[:] = maze.free_cells[goal_draws.integers(len(maze.free_cells))] + goal_draws.uniform(-0.1, 0.1, 2)
+        data.qvel[:] = 0.1 * goal_draws.standard_normal(2)
+    final = maze.goal.tolist()
+    steps, limit = 0, walk_steps or maze.horizon
     for row in range(rows):
+        if walk_steps is not None and steps == 0:
+            _place_anywhere(maze, data, goal_draws)
         x, y = data.qpos.tolist()
         vx, vy = data.qvel.tolist()
         if steps == 0:
@@ -73,10 +92,16 @@ def make_waypoint_data(
         actions[row] = action_x, action_y
         goals[row] = goal
         steps += 1
-        if reached or steps == horizon:
-            timeouts[row] = True
-            steps = 0
         advance(model, data, (action_x, action_y))
+        terminals[row] = maze.ends and math.dist(data.qpos.tolist(), final) <= REACH
+        if terminals[row] and maze.starts and _through(maze.starts, maze, states[row + 1 - steps : row + 1]):
+            raise UserError(
+                f"env.walk_steps={walk_steps}: a walk led from the start to the goal, and nothing would be left to "
+                "stitch; make them shorter"
+            )
+        if terminals[row] or reached or steps == limit:
+            timeouts[row] = not terminals[row]
+            steps = 0
         if progress is not None and (row + 1) % REPORT_EVERY == 0:
             progress(row + 1)
     if progress is not None:
@@ -86,8 +111,8 @@ def make_waypoint_data(
     return {
         "observations": observations,
         "actions": actions.astype(np.float32),
-        "rewards": maze.reached(states[:, :2]).astype(np.float32),
-        "terminals": np.zeros(rows, dtype=bool),
+        "rewards": (terminals if maze.ends else maze.reached(states[:, :2])).astype(np.float32),
+        "terminals": terminals,
         "timeouts": timeouts,
         "infos/goal": goals.astype(np.float32),
         "infos/qpos": observations[:, :2].copy(),
@@ -95,7 +120,19 @@ def make_waypoint_data(
     }
 
 
-Cell = tuple[int, int]
+def _through(cells: Sequence[Cell], maze: Maze, states: np.ndarray) -> bool:
+    """Whether one of the states [T, 4] lies in one of the cells."""
+    return any(maze.cell(state) in cells for state in states)
+
+
+def _place_anywhere(maze: Maze, data: mujoco.MjData, draws: np.random.Generator) -> None:
+    """Put the ball somewhere between the walls, moving; not at a goal that ends a walk."""
+    placed = False
+    while not placed:
+        cell = maze.free_cells[draws.integers(len(maze.free_cells))]
+        data.qpos[:] = maze.middle(cell) + draws.uniform(-SPREAD, SPREAD, 2)
+        data.qvel[:] = SPEED * draws.standard_normal(2)
+        placed = not (maze.ends and maze.reached(data.qpos))
 
 
 class Routes:
