@@ -11,8 +11,10 @@
 
 #ifdef __AVX512F__
 enum { VECTOR = 16, ROWS = 8, WIDTH = 2 * VECTOR, TILES_OF_TURNED = 0 };
-#else
+#elif defined __AVX__
 enum { VECTOR = 8, ROWS = 6, WIDTH = 2 * VECTOR, TILES_OF_TURNED = 1 }; /* as many as 16 registers hold */
+#else
+enum { VECTOR = 4, ROWS = 6, WIDTH = 2 * VECTOR, TILES_OF_TURNED = 1 }; /* SSE, NEON: gcc keeps no longer ones in them */
 #endif
 
 typedef float vector __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));

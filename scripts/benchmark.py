@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py                                        # packs, threads, precisions; costs; families
     python scripts/benchmark.py --packs 1 --threads 1 --precisions float32 --only speed
+    python scripts/benchmark.py --only speed --builds native,avx2,x86-64  # the update in C, also for less than the CPU
     python scripts/benchmark.py --only scaling --plot scaling.png      # against pack, width, batch and rows
     python scripts/benchmark.py --only speed,costs,paper               # on a GPU: ten seeds with their evaluations, too
 
@@ -42,6 +43,8 @@ FAMILIES = (
     *("door-human-v1", "hammer-human-v1", "pen-human-v1", "relocate-human-v1"),
     *("maze2d-umaze-v1", "maze2d-medium-v1", "maze2d-large-v1"),
 )
+BUILDS = {"native": "", "avx2": "-mno-avx512f", "x86-64": "-march=x86-64"}
+"""What CC is given, so that native.c is compiled for this CPU, without AVX-512, or for any x86-64."""
 SCALING = {
     "pack": ("runs in a pack", (1, 2, 4, 8, 16, 32)),
     "hidden": ("width of both hidden layers", (64, 128, 256, 512, 1024)),
@@ -200,28 +203,27 @@ def limit(
         products = update_products(sizes, hidden, batch, pack, precision, device)
         return pack / min(_seconds_in_graph(products, repeats, device) for _ in range(5))
     lanes = [update_products(sizes, hidden, batch, 1, precision, device) for _ in range(threads)]
-    barrier = threading.Barrier(threads + 1)
+    barrier = threading.Barrier(threads)
+    times: list[tuple[float, float]] = []  # taken by the threads themselves: another may get no core while they run
 
     def work(products: list[Callable[[], Any]]) -> None:
         torch.set_num_threads(1)
         for _ in range(5):
             barrier.wait()
+            began = time.perf_counter()
             for product in products * repeats:
                 product()
+            times.append((began, time.perf_counter()))
             barrier.wait()
 
     workers = [threading.Thread(target=work, args=(products,)) for products in lanes]
     for worker in workers:
         worker.start()
-    best = float("inf")
-    for _ in range(5):
-        barrier.wait()
-        began = time.perf_counter()
-        barrier.wait()
-        best = min(best, (time.perf_counter() - began) / repeats)
     for worker in workers:
         worker.join()
-    return threads / best
+    rounds = [times[i : i + threads] for i in range(0, len(times), threads)]
+    seconds = [max(end for _, end in each) - min(began for began, _ in each) for each in rounds]
+    return threads * repeats / min(seconds)
 
 
 def _seconds_in_graph(products: list[Callable[[], Any]], repeats: int, device: Any) -> float:
@@ -257,6 +259,7 @@ def speed_row(options: argparse.Namespace, data: Any, pack: int, threads: int, p
     rate = updates_per_second(learner, batches, options.seconds)
     return {
         "device": str(learner.device),
+        "build": "native",
         "precision": precision,
         "path": learner.code_path,
         "threads": threads,
@@ -266,6 +269,35 @@ def speed_row(options: argparse.Namespace, data: Any, pack: int, threads: int, p
         "fraction": round(rate / bound, 3),
         "peak_mib": peak_mib(learner.device),
     }
+
+
+def rows_of_build(options: argparse.Namespace, build: str) -> list[dict[str, Any]]:
+    """The speed table of another build, from a process of its own, with torch's products held to its instructions."""
+    less = {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    if build == "x86-64":
+        less = {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
+    compiler = f"{os.environ.get('CC') or 'cc'} {BUILDS[build]}"
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "figures.json"
+        command = [
+            sys.executable,
+            __file__,
+            "--only",
+            "speed",
+            "--builds",
+            "native",
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+        ]
+        command += ["--path", options.path, "--precisions", "float32", "--seconds", str(options.seconds)]
+        for name in ("batch", "rows"):
+            command += [f"--{name}", str(getattr(options, name))]
+        for name in ("sizes", "hidden", "packs", "threads"):
+            command += [f"--{name}", ",".join(map(str, getattr(options, name)))]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **less, "CC": compiler})
+        return [{**row, "build": build} for row in json.loads(out.read_text())["speed"]]
 
 
 def reset_peak(device: Any) -> None:
@@ -489,12 +521,19 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--path", default="auto", choices=("auto", "plain", "fused", "native"), help="code path")
     parts = ("speed", "costs", "families", "scaling", "paper")
+    parser.add_argument(
+        "--builds",
+        type=numbers(str),
+        help=f"of {', '.join(BUILDS)}; default: native, and avx2 where the CPU has AVX-512",
+    )
     parser.add_argument("--only", type=numbers(str), default=list(parts[:3]), help=f"of {', '.join(parts)}")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="where the figures go")
     parser.add_argument("--plot", type=Path, help="where a picture of the scaling goes")
     options = parser.parse_args(arguments)
     if unknown := set(options.only) - set(parts):
         parser.error(f"--only knows {', '.join(parts)}, not {', '.join(sorted(unknown))}")
+    if unknown := set(options.builds or ()) - set(BUILDS):
+        parser.error(f"--builds knows {', '.join(BUILDS)}, not {', '.join(sorted(unknown))}")
     if len(options.sizes) != 2 or min([*options.sizes, *options.hidden, options.batch, *options.packs]) < 1:
         parser.error(
             "--sizes takes two whole numbers >= 1, e.g. 11,3; --hidden, --batch and --packs whole numbers >= 1"
@@ -516,6 +555,8 @@ def main() -> int:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every part that was asked for, printed as it is known."""
+    import torch
+
     from iql.devices import choose, has_bf16
 
     figures: dict[str, Any] = {"machine": machine(), "options": {k: str(v) for k, v in vars(options).items()}}
@@ -523,15 +564,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if device.type == "cuda":
         options.threads = options.threads[:1]
     options.precisions = options.precisions or ["float32"] + ["bf16"] * has_bf16(device)
+    in_c = device.type == "cpu" and options.path in ("auto", "native")
+    avx512 = in_c and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    builds = (options.builds or ["native"] + ["avx2"] * avx512) if in_c else ["native"]
     data = made_transitions(options.rows, *options.sizes)
     for part in options.only:
         if part == "speed":
             figures[part] = []
-            for precision in options.precisions:
+            for precision in options.precisions if "native" in builds else ():
                 for threads in options.threads:
                     for pack in options.packs:
                         figures[part].append(speed_row(options, data, pack, threads, precision))
                         print(figures[part][-1], file=sys.stderr)
+            for build in builds:
+                if build != "native":
+                    figures[part] += rows_of_build(options, build)
             print(table(figures[part]))
         elif part == "costs":
             figures[part] = costs(options, data)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -36,10 +38,10 @@ def test_it_prints_a_table_and_writes_its_figures(tmp_path):
     result = benchmark(tmp_path, *SMALL, *options)
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
-    asked = [(row["precision"], row["threads"], row["pack"]) for row in figures["speed"]]
+    asked = [(row["precision"], row["threads"], row["pack"]) for row in figures["speed"] if row["build"] == "native"]
     kinds = ["float32"] + ["bf16"] * has_bf16(torch.device("cpu"))
     assert asked == [(kind, t, pack) for kind in kinds for t in (1, 2) for pack in (1, 3)]
-    for row in figures["speed"]:
+    for row in (row for row in figures["speed"] if row["build"] == "native"):
         assert row["fraction"] == pytest.approx(row["updates_per_second"] / row["limit"], abs=1e-3)
         assert (row["path"], row["device"]) == (path_of(row["precision"]), "cpu")
         assert f"| {row['updates_per_second']} |" in result.stdout
@@ -60,10 +62,20 @@ def test_the_scaling_is_drawn(tmp_path):
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.skipif(shutil.which("cc") is None or platform.machine() != "x86_64", reason="needs cc for x86-64")
+def test_it_measures_builds_for_less_than_the_cpu_has(tmp_path):
+    options = ("--packs", "1", "--threads", "1", "--precisions", "float32", "--only", "speed")
+    result = benchmark(tmp_path, *SMALL, *options, "--builds", "native,x86-64")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["speed"]
+    assert [(row["build"], row["path"]) for row in rows] == [("native", "native"), ("x86-64", "native")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (("--only", "sped"), "--only knows speed"),
+        (("--builds", "avx3"), "--builds knows native"),
         (("--sizes", "11"), "--sizes takes two"),
         (("--packs", "0"), ">= 1"),
         (("--packs", "x"), "invalid comma-separated list"),
