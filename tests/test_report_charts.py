@@ -69,6 +69,7 @@ def page(folder: Path) -> Iterator[Page]:
     file.write_text(html(compile_report(Reader([folder / "made"])), file))
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(120_000)  # a busy machine
         page.goto(file.as_uri())
         page.locator("[data-filter=configuration] [data-all=true]").dispatch_event("click")  # it may be folded away
         draw_all(page)

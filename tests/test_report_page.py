@@ -77,6 +77,7 @@ def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:
         )
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(120_000)  # a busy machine
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: complaints.append(request.url) if own(request.url, file) else None)

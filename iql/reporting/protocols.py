@@ -28,4 +28,6 @@ def differences(protocols: Mapping[str, Protocol]) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "none" if value in (None, "") else f"{value:,}" if isinstance(value, int) else str(value)

@@ -6,7 +6,7 @@
   const root = document.documentElement;
   const INK = { paper_bgcolor: "#fff", plot_bgcolor: "#fff", font: { color: "#1f2328" } };  // of a picture that is saved
   const PAPER = { width: 620, height: 300 };  // of a chart in print, in CSS pixels: page.css has the width too
-  const touch = matchMedia("(hover: none)").matches;
+  const touch = matchMedia("(hover: none), (pointer: coarse)").matches;
 
   // What the reader chose outlasts the page's loading itself anew; a file's storage may be closed to it.
   const memory = {
