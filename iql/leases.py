@@ -88,6 +88,8 @@ class Lease:
     def acquire(self) -> None:
         """Raises UserError that says who owns the directory, if somebody does."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: a folder stands where a file should; move it away")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import time
@@ -21,11 +22,16 @@ TAIL = 1 << 14
 
 
 class MetricsFile:
-    """The file as its run writes it: appended in blocks, cut back to the checkpoint on resume."""
+    """The file as its run writes it: appended in blocks, cut back to the checkpoint on resume.
+
+    Its length and SHA-256 are kept as it grows, so that what others change in it is noticed.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self._lines: list[str] = []
+        self._length = 0
+        self._digest = hashlib.sha256()
         self._written = time.monotonic()
 
     def append(self, record: Record) -> None:
@@ -37,29 +43,69 @@ class MetricsFile:
         """Whether a flush is due: at most so often, for the sake of network file systems."""
         return bool(self._lines) and time.monotonic() - self._written > FLUSH_SECONDS
 
-    def flush(self, sync: bool = False) -> int:
-        """Append what was kept, fsynced if asked. Returns the file's length in bytes."""
+    def flush(self, sync: bool = False) -> tuple[int, str]:
+        """Append what was kept, fsynced if asked. Returns the file's length in bytes and its SHA-256 (hex).
+
+        Raises UserError if the file is not as long as it was left.
+        """
+        size = self._size()
+        if size != self._length:
+            raise UserError(
+                f"{self.path}: {size:,} bytes where this run left {self._length:,}: another program has changed it. "
+                "Nothing was written to it; the same command goes on from the last checkpoint"
+            )
+        content = "".join(line + "\n" for line in self._lines).encode()
         with open(self.path, "ab") as file:
-            file.write("".join(line + "\n" for line in self._lines).encode())
+            file.write(content)
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-            length = file.tell()
+        self._length += len(content)
+        self._digest.update(content)
         self._lines.clear()
         self._written = time.monotonic()
-        return length
+        return self._length, self._digest.hexdigest()
 
-    def cut(self, length: int) -> None:
-        """Drop every record after the first `length` bytes. Raises UserError if the file is shorter."""
-        self._lines.clear()
-        size = self.path.stat().st_size if self.path.exists() else 0
+    def check(self, length: int, digest: str | None) -> None:
+        """Raise UserError unless the first `length` bytes are there, whole records, as the checkpoint covers them.
+
+        digest: their SHA-256 (hex); None of a checkpoint from before it was kept.
+        """
+        advice = f"Put the file back, or delete {self.path.parent} to train the run anew"
+        size = self._size()
         if size < length:
             raise UserError(
-                f"{self.path}: {size} bytes, but its checkpoint covers {length}: records are lost. "
-                f"Put the file back, or delete {self.path.parent} to train the run anew"
+                f"{self.path}: {size} bytes, but its checkpoint covers {length}: records are lost. {advice}"
             )
-        if size > length:
+        covered = self.path.read_bytes()[:length] if length else b""
+        if digest is None:
+            sound = covered[-1:] in (b"", b"\n") and all(map(_is_record, covered.splitlines()))
+        else:
+            sound = hashlib.sha256(covered).hexdigest() == digest
+        if not sound:
+            what = "not the records that its checkpoint covers: lines were added, removed or changed"
+            raise UserError(f"{self.path}: {what}. {advice}")
+
+    def cut(self, length: int) -> None:
+        """Drop every record after the first `length` bytes."""
+        self._lines.clear()
+        if self._size() > length:
             os.truncate(self.path, length)
+        self._length = length
+        self._digest = hashlib.sha256(self.path.read_bytes() if length else b"")
+
+    def _size(self) -> int:
+        """The file's length in bytes, 0 where there is none. Raises UserError for a folder in its place."""
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: a folder stands where a file should; move it away")
+        return self.path.stat().st_size if self.path.exists() else 0
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(from_json(line), dict)
+    except ValueError:
+        return False
 
 
 def read_records(path: Path) -> list[Record]:

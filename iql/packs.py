@@ -73,7 +73,7 @@ class Pack:
         """
         states, damaged = {}, []
         for member in self.live:
-            states[member.place], lines = checkpoints.sound(member.run.checkpoints)
+            states[member.place], lines = checkpoints.sound(member.run.checkpoints, member.run.settings["updates"])
             damaged += lines
         self._set_failed_aside()
         kept = [set(states[member.place]) for member in self.live]
@@ -83,6 +83,8 @@ class Pack:
         update = max(common, default=0)
         for line in damaged:
             log.warning("%s; going on from %s", line, f"update {update}" if update else "the start")
+        for member in self.live:  # all are looked at before anything of one is changed
+            self._resume(member, states[member.place].get(update))
         position, under_way = Position(), {}
         for member in self.members:
             if member.idle:
@@ -124,9 +126,11 @@ class Pack:
         self.fail_not_finite()
         for member in self.live:
             self.leases.check(member.run.directory)
+            length, digest = member.run.metrics.flush(sync=True)
             state = {
                 "learner": self.learner.state(member.place),
-                "metrics_bytes": member.run.metrics.flush(sync=True),
+                "metrics_bytes": length,
+                "metrics_sha256": digest,
                 "position": asdict(position),
                 "evaluation": evaluation(member.place),
                 **inputs(member.run),
@@ -171,9 +175,35 @@ class Pack:
         # An idle member's numbers go nowhere; finite ones keep the simulators calm.
         try:
             saved = checkpoints.read(member.run.directory / "networks.ckpt")
-        except (OSError, checkpoints.Damaged):
+            self.learner.load_networks(member.place, saved["networks"])
+        except (OSError, checkpoints.Damaged, KeyError, TypeError, ValueError):
             return
-        self.learner.load_networks(member.place, saved["networks"])
+
+    def _resume(self, member: Member, state: dict[str, Any] | None) -> None:
+        """Put a member's state into the learner. Raises UserError where it or its records are not this run's."""
+        run = member.run
+        if state is None:
+            run.metrics.check(0, None)
+            return
+        try:
+            policy = state.get("policy") or {}
+            for name, own in (("seed", run.seed), ("task", run.settings["env"]["name"])):
+                if policy.get(name, own) != own:
+                    raise ValueError(f"its {name} is {policy[name]}, not {own}")
+            Position(**state["position"])
+            if (under_way := state.get("evaluation")) is not None and not {"update", "weights", "held"} <= set(
+                under_way
+            ):
+                raise ValueError("its evaluation under way is none")
+            self.learner.load(member.place, state["learner"])
+            covered = int(state["metrics_bytes"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            path = checkpoints.path_of(run.checkpoints, state["learner"]["update"])
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{path}: not a checkpoint of this run ({type(error).__name__}: {reason}). {_ADVICE}"
+            ) from error
+        run.metrics.check(covered, state.get("metrics_sha256"))
 
     def _begin(
         self,
@@ -196,7 +226,6 @@ class Pack:
         else:
             for difference in differences(run.lives[-1], life) if run.lives else ():
                 log.warning("%s: %s; the last bits may differ from an undisturbed run's", run.id, difference)
-            self.learner.load(member.place, state["learner"])
             run.metrics.cut(state["metrics_bytes"])
         (run.directory / "failed.json").unlink(missing_ok=True)
         remove_temporaries(run.directory)

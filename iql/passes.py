@@ -69,6 +69,8 @@ class FlatAdam:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, tensor in self.state_dict().items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}")
             tensor.copy_(state[name])
 
 

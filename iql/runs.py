@@ -11,6 +11,7 @@ from typing import Any
 
 from iql import checkpoints
 from iql.config import Settings, flatten
+from iql.manifest import read_manifest
 from iql.metrics import MetricsFile
 from iql.provenance import git_state, package_versions
 from iql.schema import SETTINGS_ONLY
@@ -136,7 +137,7 @@ class Run:
     @property
     def lives(self) -> list[dict[str, Any]]:
         """Every process that has worked on this run, oldest first."""
-        manifest = read_json(self.directory / "manifest.json")
+        manifest = read_manifest(self.directory)
         return manifest["lives"] if manifest else []
 
     def begin_life(self, life: dict[str, Any], facts: dict[str, Any]) -> None:

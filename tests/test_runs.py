@@ -125,7 +125,9 @@ def runs(defaults, tmp_path) -> list[Run]:
 
 def began(run: Run, *pack: Run) -> None:
     run.directory.mkdir(parents=True, exist_ok=True)
-    write_json(run.directory / "manifest.json", {"lives": [{"pack": [member.id for member in pack]}]})
+    lives = [{"pack": [member.id for member in pack]}]
+    manifest = {"run": run.id, "settings": run.settings, "facts": {}, "lives": lives}
+    write_json(run.directory / "manifest.json", manifest)
 
 
 def test_fresh_runs_make_one_pack(runs):
@@ -160,10 +162,10 @@ def test_finished_runs_make_no_pack(runs):
 def test_metrics_are_cut_back_and_not_finite_numbers_are_null(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics.append({"kind": "train", "update": 1, "v": float("nan")})
-    length = metrics.flush(sync=True)
+    length, digest = metrics.flush(sync=True)
     metrics.append({"kind": "train", "update": 2, "v": 1.0})
     metrics.flush()
     metrics.cut(length)
     assert read_metrics(tmp_path)[0] == [{"kind": "train", "update": 1, "v": None}]
     with pytest.raises(UserError, match="records are lost"):
-        metrics.cut(length + 1)
+        metrics.check(length + 1, digest)
