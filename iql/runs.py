@@ -15,7 +15,7 @@ from iql.manifest import read_manifest
 from iql.metrics import MetricsFile
 from iql.provenance import git_state, package_versions
 from iql.schema import SETTINGS_ONLY
-from iql.storage import read_json, write_json
+from iql.storage import read_json, remove_temporaries, write_json
 
 FORMAT = 1
 NAME_BYTES = 120
@@ -166,7 +166,8 @@ class Run:
         self.drop_leftovers()
 
     def drop_leftovers(self) -> None:
-        """Delete what a finished run no longer needs, the claim of a killed owner included."""
+        """Delete what a finished run no longer needs: a killed owner's claim and half-drawn pictures included."""
+        remove_temporaries(self.directory, "*.png")
         for name in ("failed.json", "lease.json"):
             (self.directory / name).unlink(missing_ok=True)
         checkpoints.remove(self.checkpoints)

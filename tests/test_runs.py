@@ -169,3 +169,11 @@ def test_metrics_are_cut_back_and_not_finite_numbers_are_null(tmp_path):
     assert read_metrics(tmp_path)[0] == [{"kind": "train", "update": 1, "v": None}]
     with pytest.raises(UserError, match="records are lost"):
         metrics.check(length + 1, digest)
+
+
+def test_a_finished_run_keeps_nothing_of_a_kill_while_its_pictures_were_drawn(runs):
+    began(runs[0], runs[0])
+    for name in (".map.png.0123.tmp", ".curve.png.4567.tmp", "map.png", "mine.tmp"):
+        (runs[0].directory / name).touch()
+    runs[0].drop_leftovers()
+    assert {path.name for path in runs[0].directory.iterdir()} == {"manifest.json", "map.png", "mine.tmp"}
