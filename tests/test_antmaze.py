@@ -96,7 +96,7 @@ def test_an_episode_ends_with_a_reward_of_one_within_half_a_metre_of_the_goal(of
     env.reset(seed=3)
     bare = env.unwrapped
     qpos = bare.init_qpos.copy()
-    qpos[:2] = bare.goal + [0.0, off]
+    qpos[:2] = bare.goal - [0.0, off]
     bare.set_state(qpos, np.zeros(14))
     _, reward, terminated, truncated, _ = env.step(STILL)
     assert (reward, terminated, truncated) == (float(reached), reached, False)  # its fall moves it by less than .1

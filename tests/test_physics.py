@@ -319,7 +319,7 @@ def test_a_dropped_pen_costs_five_and_ends_the_episode():
 )
 def test_adroits_reward_is_upstreams_with_the_palms_distance_counted_down(name, palm, thing):
     """Upstream adds .1 per metre that D4RL subtracts; all else, bonuses included, is the same."""
-    env = make(name).unwrapped
+    env = make(name, "gymnasium").unwrapped  # upstream's contacts on whatever mujoco is installed
     upstream = type(env).__mro__[1]()
     draws = np.random.default_rng(0)
     values = []
