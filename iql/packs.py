@@ -13,6 +13,7 @@ from iql import checkpoints
 from iql.errors import UserError
 from iql.learner import IQL
 from iql.leases import Leases
+from iql.membership import continued
 from iql.metrics import Record
 from iql.provenance import differences, this_life
 from iql.runs import Run
@@ -68,7 +69,7 @@ class Pack:
         """Put the learner where the newest checkpoint that all live members have left it, or at update 0.
 
         Begins a life of each live run and starts its trackers. Returns the position and, by place, the
-        members' evaluations that were under way. Raises UserError if damaged checkpoints leave none in
+        members' evaluations that were under way. Raises UserError if damaged or lost checkpoints leave none in
         common: nothing is restarted silently.
         """
         states, damaged = {}, []
@@ -76,11 +77,7 @@ class Pack:
             states[member.place], lines = checkpoints.sound(member.run.checkpoints, member.run.settings["updates"])
             damaged += lines
         self._set_failed_aside()
-        kept = [set(states[member.place]) for member in self.live]
-        common = set.intersection(*kept)
-        if all(kept) and not common:
-            raise UserError(f"the pack's runs have no sound checkpoint in common: {'; '.join(damaged)}. {_ADVICE}")
-        update = max(common, default=0)
+        update = self._in_common({member.run: set(states[member.place]) for member in self.live}, damaged)
         for line in damaged:
             log.warning("%s; going on from %s", line, f"update {update}" if update else "the start")
         for member in self.live:  # all are looked at before anything of one is changed
@@ -137,8 +134,9 @@ class Pack:
             }
             checkpoints.write(checkpoints.path_of(member.run.checkpoints, update), state)
         for member in self.live:
-            newest = checkpoints.updates_in(member.run.checkpoints)
-            checkpoints.prune(member.run.checkpoints, newest[:keep])
+            written = checkpoints.updates_in(member.run.checkpoints)
+            # One of a later update is of an earlier life that went further than all of its pack.
+            checkpoints.prune(member.run.checkpoints, [each for each in written if each <= update][:keep])
 
     def fail_not_finite(self) -> None:
         """Stop the live members with a weight that is not finite; the others go on."""
@@ -163,6 +161,18 @@ class Pack:
                 tracker.attach(leavings)
             tracker.finish(summary, exit_code)
         member.trackers = []
+
+    def _in_common(self, kept: dict[Run, set[int]], damaged: list[str]) -> int:
+        """The newest update that all of these runs have a checkpoint of; 0 if some were stopped before their first."""
+        common = set.intersection(*kept.values())
+        lost = [run for run, updates in kept.items() if not updates and run.was_saved]
+        if common or not (lost or all(kept.values())):
+            return max(common, default=0)
+        if len(kept) == 1:
+            raise UserError(f"{lost[0].checkpoints}: no checkpoint is left, though there were some. {_ADVICE}")
+        have = [f"{run.id}: {', '.join(map(str, sorted(updates))) or 'none'}" for run, updates in kept.items()]
+        lines = "; ".join([*have, *damaged])
+        raise UserError(f"the pack's runs have no sound checkpoint in common: {lines}. {_ADVICE}")
 
     def _set_failed_aside(self) -> None:
         # A failed member must not hold the others back; when only failed ones are left, they are tried again.
@@ -229,10 +239,10 @@ class Pack:
             run.metrics.cut(state["metrics_bytes"])
         (run.directory / "failed.json").unlink(missing_ok=True)
         remove_temporaries(run.directory)
-        run.begin_life(life, facts)
+        tracking_id = run.begin_life(life, facts)
         info = RunInfo(
             directory=run.directory,
-            id=run.tracking_id,
+            id=tracking_id,
             name=run.id,
             group=run.group,
             job_type=run.env,
@@ -248,18 +258,16 @@ class Pack:
 def packs_of(runs: Sequence[Run]) -> list[list[Run]]:
     """The runs that are to be trained, as the packs that must be trained together.
 
-    Runs that began as one pack go on as it, so that their numbers stay those of an undisturbed pack (the
-    finished ones of it idle); runs that began alone go on alone; the fresh ones make one pack.
+    Runs that began as one pack go on as it (see `continued`), the finished ones of it idle; runs that have
+    checkpoints and no pack go on alone; the fresh ones make one pack.
     """
     by_id = {run.id: run for run in runs}
     unfinished = [run for run in runs if run.summary is None]
-    began = {run.id: tuple(run.lives[-1]["pack"]) for run in unfinished if run.lives}
-    together = dict.fromkeys(pack for pack in began.values() if all(member in by_id for member in pack))
-    taken = {member for pack in together for member in pack}
-    left = [run for run in unfinished if run.id not in taken]
+    together = continued(unfinished, by_id, lambda run: by_id[run].summary is not None)
+    left = [run for run in unfinished if not any(run in pack for pack in together)]
     alone = [run for run in left if checkpoints.updates_in(run.checkpoints)]
     fresh = [run for run in left if run not in alone]
-    return [[by_id[member] for member in pack] for pack in together] + [[run] for run in alone] + [fresh] * bool(fresh)
+    return together + [[run] for run in alone] + [fresh] * bool(fresh)
 
 
 def code_path(runs: Sequence[Run]) -> str:

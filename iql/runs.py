@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from iql import checkpoints
 from iql.config import Settings, flatten
 from iql.manifest import read_manifest
-from iql.metrics import MetricsFile
+from iql.metrics import MetricsFile, read_tail
 from iql.provenance import git_state, package_versions
 from iql.schema import SETTINGS_ONLY
 from iql.storage import read_json, remove_temporaries, write_json
@@ -99,11 +100,6 @@ class Run:
         self.metrics = MetricsFile(self.directory / "metrics.jsonl")
 
     @property
-    def tracking_id(self) -> str:
-        """The run's id with a tracker: every life of this directory has the same."""
-        return hashlib.sha256(str(self.directory.resolve()).encode()).hexdigest()[:16]
-
-    @property
     def label(self) -> str:
         """The run in a few words, for people: what differs from the defaults, and the seed."""
         readable = self.configuration.rpartition("-")[0].replace(",", " ")
@@ -140,21 +136,42 @@ class Run:
         manifest = read_manifest(self.directory)
         return manifest["lives"] if manifest else []
 
-    def begin_life(self, life: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Write the manifest, this process added to its lives."""
+    @property
+    def was_saved(self) -> bool:
+        """Whether the run ever had a checkpoint, by what else is left of it: where a life began, how far it came."""
+        manifest = read_manifest(self.directory)
+        if manifest is None:
+            return False
+        every = manifest["settings"]["checkpoint"]["every"]
+        records = read_tail(self.metrics.path) if self.metrics.path.exists() else []
+        return manifest["lives"][-1]["from_update"] > 0 or any(record["update"] > every for record in records)
+
+    def begin_life(self, life: dict[str, Any], facts: dict[str, Any]) -> str:
+        """Write the manifest, this process added to its lives.
+
+        Returns the run's id with a tracker. It is drawn in the first life: a run that is trained anew has another one,
+        whatever its directory.
+        """
+        earlier = read_manifest(self.directory)
+        tracking_id = uuid.uuid4().hex[:16]
+        if earlier is not None:  # without one it was begun when the place of its directory was its id
+            place = hashlib.sha256(str(self.directory.resolve()).encode()).hexdigest()[:16]
+            tracking_id = earlier.get("tracking_id", place)
         write_json(
             self.directory / "manifest.json",
             {
                 "format": FORMAT,
                 "run": self.id,
+                "tracking_id": tracking_id,
                 "settings": self.settings,
                 "overrides": self.overrides,
                 "facts": facts,
                 "git": git_state(),
                 "packages": package_versions(),
-                "lives": [*self.lives, life],
+                "lives": [*(earlier["lives"] if earlier else ()), life],
             },
         )
+        return tracking_id
 
     def fail(self, update: int, reason: str) -> None:
         """Record why this run cannot go on."""

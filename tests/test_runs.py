@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,24 @@ def test_a_run_taken_out_of_its_pack_goes_on_alone(runs):
     began(runs[0], *runs)
     checkpoints.write(checkpoints.path_of(runs[0].checkpoints, 5), {})
     assert packs_of([runs[0]]) == [[runs[0]]]
+
+
+def test_runs_taken_out_of_their_pack_go_on_together(runs):
+    for run in runs:
+        began(run, *runs)
+        checkpoints.write(checkpoints.path_of(run.checkpoints, 5), {})
+    assert packs_of(runs[:2]) == [runs[:2]]
+    for run in runs[:2]:
+        began(run, *runs[:2])
+    assert packs_of(runs) == [runs[:2], runs[2:]]
+
+
+def test_a_run_whose_directory_was_deleted_is_begun_anew_without_the_others(runs):
+    for run in runs[:3]:
+        began(run, *runs[:3])
+        checkpoints.write(checkpoints.path_of(run.checkpoints, 5), {})
+    shutil.rmtree(runs[1].directory)
+    assert packs_of(runs) == [[runs[0], runs[2]], [runs[1], runs[3]]]
 
 
 def test_finished_runs_make_no_pack(runs):

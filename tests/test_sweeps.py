@@ -15,12 +15,14 @@ import psutil
 import pytest
 from conftest import ROOT, SMALL, numbers_of
 
+from iql import checkpoints
 from iql.catalogue import CONF
 from iql.errors import UserError
 from iql.launching import command, grid, plan
 from iql.launching.ledger import Ledger
 from iql.launching.standing import CANCELLED, DONE, FAILED, LOST, NEW, RUNNING, WAITING, Follower, Standing
 from iql.leases import STALE_SECONDS
+from iql.storage import write_json
 
 # Long enough to be caught at work.
 LONG = (*SMALL, "updates=25000", "log_every=500", "checkpoint.every=1000", "evaluation.every=12500")
@@ -310,6 +312,36 @@ def test_packs_share_what_they_must_and_are_even(thirty):
     for pack in packs:
         assert len({each.run.settings["batch_size"] for each in pack}) == 1
     assert sorted(each.run.id for pack in packs for each in pack) == sorted(standings)
+
+
+@pytest.fixture
+def lost_pack(thirty):
+    """Four runs that began as one pack and were lost; how they stand."""
+    four = thirty[:4]
+    for each in four:
+        each.run.directory.mkdir(parents=True)
+        write_json(each.run.directory / "manifest.json", {"lives": [{"pack": [other.run.id for other in four]}]})
+        checkpoints.write(checkpoints.path_of(each.run.checkpoints, 5), {})
+    return four, {each.run.id: Standing(LOST) for each in four}
+
+
+def test_of_a_lost_pack_all_that_are_asked_for_are_submitted(lost_pack):
+    four, standings = lost_pack
+    assert plan.packs(four, four, standings, OfSize(1)) == [four]
+    assert plan.packs(four[:2], four[:2], standings, OfSize(1)) == [four[:2]]
+    standings[four[0].run.id] = Standing(DONE)
+    assert plan.packs(four, four[1:], standings, OfSize(1)) == [four]  # the done one keeps its place
+    assert plan.packs(four[1:3], four[1:3], standings, OfSize(1)) == [four[1:3]]
+
+
+@pytest.mark.parametrize("began", ["as one", "as two"])
+def test_a_pack_at_work_is_left_alone_and_one_that_left_it_is_not_in_the_way(lost_pack, began):
+    four, standings = lost_pack
+    standings[four[3].run.id] = Standing(RUNNING)
+    if began == "as two":
+        write_json(four[3].run.directory / "manifest.json", {"lives": [{"pack": [four[3].run.id]}]})
+    packs = plan.packs(four, four[:3], standings, OfSize(1))
+    assert packs == ([] if began == "as one" else [four[:3]])
 
 
 def test_what_is_trained_again(thirty):

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from pathlib import Path
 import commands
 import psutil
 import pytest
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, Trainer
+from test_training import stop_at
 
 from iql.metrics import read_records
 from iql.tracking import RunInfo, TensorBoardTracker
@@ -502,6 +504,21 @@ def test_offline_life_comes_online_whole(process, server: FakeServer, tmp_path: 
     assert not list(tmp_path.glob("runs/a/wandb/offline-run-*")), "a later sync would send its rows again"
 
 
+def test_a_run_trained_anew_is_another_run_and_a_resumed_one_the_same(
+    train: Trainer, server: FakeServer, tmp_path: Path
+) -> None:
+    """After its directory was deleted, as our messages advise: W&B would drop every step that it has already."""
+    train.environment = {**train.environment, **server.environment, "WANDB_MODE": "online", "HOME": str(tmp_path)}
+    words = ("tracker=wandb", "evaluation.every=null")
+    assert train(*words, patch=stop_at(50)).returncode == -signal.SIGKILL
+    assert train(*words).returncode == 0
+    (directory,) = train.directories()
+    shutil.rmtree(directory)
+    assert train(*words).returncode == 0
+    steps = [[row["_step"] for row in rows if "train/value_loss" in row] for rows in server.history.values()]
+    assert steps == [list(range(5, 65, 5))] * 2
+
+
 def test_network_lost_while_training(process, server: FakeServer, tmp_path: Path) -> None:
     """The server goes away after the start; one line says how to send the rest."""
     (tmp_path / "gone").mkdir()
@@ -649,6 +666,16 @@ def test_tensorboard_has_each_record_once_after_a_resume(tmp_path: Path) -> None
     assert events(tmp_path, "train/value_loss") == [(u, u / 4) for u in range(1, 9)]  # read while it runs
     resumed.finish({"final_score": 77.0})
     assert events(tmp_path, "eval/score") == [(8, 77.0)]
+
+
+def test_tensorboard_shows_nothing_of_a_run_that_is_trained_anew(tmp_path: Path) -> None:
+    for count in (3, 2):
+        tracker = TensorBoardTracker()
+        tracker.start(run_info(tmp_path, resumed=False))
+        for update in range(count):
+            tracker.log({"kind": "train", "update": update, "value_loss": float(count)})
+        tracker.finish(None)
+    assert events(tmp_path, "train/value_loss") == [(0, 2.0), (1, 2.0)]
 
 
 def test_tensorboard_on_a_full_disk_warns_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from iql.config import Settings
 from iql.errors import UserError
 from iql.launching.grid import Cell
 from iql.launching.launcher import Launcher
-from iql.launching.standing import CANCELLED, FAILED, LOST, NEW, RUNNING, WAITING, Standing
+from iql.launching.standing import CANCELLED, DONE, FAILED, LOST, NEW, RUNNING, Standing
+from iql.membership import continued
 from iql.runs import Run
 from iql.schema import MEMBER_KEYS
 from iql.sizes import FLOAT, disk_bytes, member_bytes, widths
@@ -103,21 +104,20 @@ def packs(
 ) -> list[list[Planned]]:
     """The chosen runs in packs of the launcher's size, as even as can be.
 
-    Runs that began as one pack stay together, with those of it that are done already: so their numbers stay those of
-    an undisturbed pack. A pack of which something runs or waits elsewhere is left as it is.
+    Runs that began as one pack go on as it (see `continued`). While others of that pack run as one, they are left
+    for later.
     """
     by_id = {each.run.id: each for each in runs}
-    together: dict[tuple[str, ...], list[Planned]] = {}
+    known = {run: each.run for run, each in by_id.items()}
+    begun = continued([each.run for each in chosen], known, lambda run: standings[run].state in (DONE, FAILED))
+    together = [[by_id[run.id] for run in pack] for pack in begun]
+    taken = {each.run.id for pack in together for each in pack}
     fresh: dict[str, list[Planned]] = {}
     for each in chosen:
-        lives = each.run.lives if standings[each.run.id].state != NEW else []
-        pack = tuple(lives[-1]["pack"]) if lives else ()
-        if not pack:
+        if each.run.id not in taken:
             fresh.setdefault(_shared(each.run.settings), []).append(each)
-        elif not any(standings[run].state in (RUNNING, WAITING) for run in pack if run in standings):
-            members = [by_id[run] for run in pack if run in by_id]
-            together.setdefault(pack, members if len(members) == len(pack) else [each])
-    return [*together.values(), *itertools.chain.from_iterable(_split(group, launcher) for group in fresh.values())]
+    free = [pack for pack in together if not _at_work(pack, known, standings)]
+    return [*free, *itertools.chain.from_iterable(_split(group, launcher) for group in fresh.values())]
 
 
 def jobs(packs: Sequence[Sequence[Planned]]) -> Iterator[tuple[list[str], dict[str, Any]]]:
@@ -162,6 +162,13 @@ def _shared(settings: Settings) -> str:
             node = node[section]
         node.pop(last, None)
     return json.dumps(shared, sort_keys=True)
+
+
+def _at_work(pack: Sequence[Planned], known: Mapping[str, Run], standings: Mapping[str, Standing]) -> bool:
+    """Whether others of the pack that these runs began in train as it."""
+    began = next(each.run.lives[-1]["pack"] for each in pack if each.run.lives)
+    others = [run for run in began if run in known and standings[run].state == RUNNING]
+    return any(known[run].lives and known[run].lives[-1]["pack"] == began for run in others)
 
 
 def _split(group: list[Planned], launcher: Launcher) -> list[list[Planned]]:
