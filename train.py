@@ -74,8 +74,7 @@ def train(members: list[Settings], defaults: Settings, overrides: list[list[str]
         train_pack(pack, task, data)
     for run in runs:
         if run.summary is not None and not (run.directory / "curve.png").exists():  # killed before it was drawn
-            figures.value_map(run.directory)
-            figures.learning_curve(run.directory)
+            figures.draw(run.directory)
     return conclude(runs, task)
 
 

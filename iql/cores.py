@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import os
 
+from iql import control_groups
+
+
+def pinned() -> list[int]:
+    """The cores that this process is pinned to; all where a system pins nobody (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
 
 def usable() -> int:
-    """As many as it is pinned to; in a SLURM job no more than it was given, which not every cluster pins it to."""
-    pinned = len(os.sched_getaffinity(0))
-    return min(pinned, int(os.environ.get("SLURM_CPUS_PER_TASK", pinned)))
+    """As many as it is pinned to, and no more than its container's quota of CPU time, rounded down.
+
+    Nor more than a SLURM job was given, which not every cluster pins it to, or IQL_CORES says.
+    """
+    given = [int(os.environ[name]) for name in ("SLURM_CPUS_PER_TASK", "IQL_CORES") if os.environ.get(name)]
+    return max(1, min([len(pinned()), *given, int(min(control_groups.cores(), 1e6))]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psutil
 import torch
 
+from iql import control_groups
 from iql.cores import usable
 from iql.errors import UserError
 
@@ -46,7 +47,7 @@ def check_memory(member: int, shared: int, members: int, device: torch.device) -
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
     if shared + members * member <= free:
         return
-    fitting = max(0, (free - shared) // member)
+    fitting = max(0, int((free - shared) // member))
     advice = "split the pack" if fitting else "use a smaller batch_size or network, or a larger machine"
     raise UserError(
         f"a pack of {members} needs about {(shared + members * member) / 2**30:.1f} GiB on {device}, where "
@@ -54,12 +55,6 @@ def check_memory(member: int, shared: int, members: int, device: torch.device) -
     )
 
 
-def _free_memory() -> int:
-    """Bytes of main memory that this process may still take, a container's limit included."""
-    free = psutil.virtual_memory().available
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as current:
-            most = limit.read().strip()
-            return free if most == "max" else min(free, int(most) - int(current.read()))
-    except OSError:  # no container, or none of this kind
-        return free
+def _free_memory() -> float:
+    """Bytes of main memory that this process may still take, a container's or a job's limit included."""
+    return min(psutil.virtual_memory().available, control_groups.free_memory())

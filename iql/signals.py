@@ -9,10 +9,11 @@ _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stopped(Exception):
-    """A signal ended the training after `update`; everything is saved."""
+    """A signal ended the training after `update`, or something that is no signal (0); everything is saved."""
 
     def __init__(self, number: int, update: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} after update {update}, all saved")
+        by = f" by {signal.Signals(number).name}" if number else ""
+        super().__init__(f"stopped{by} after update {update}, all saved")
         self.number = number
 
 
@@ -39,8 +40,10 @@ class StopSignals:
 def hand_over(number: int) -> int:
     """Call the handler that stands for `number` now, if somebody set one (submitit's requeues the job).
 
-    Returns the exit code of a program that a signal ended: 128 + number.
+    Returns the exit code of a program that a signal ended: 128 + number; 1 where there was none.
     """
+    if not number:
+        return 1
     handler = signal.getsignal(number)
     if callable(handler) and handler is not signal.default_int_handler:
         handler(number, None)

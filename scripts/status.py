@@ -42,6 +42,8 @@ def main() -> int:
 
 def follow(options: argparse.Namespace) -> None:
     """Cancel or retry if asked to, then show how the runs stand. Raises UserError."""
+    if options.every <= 0:
+        raise UserError(f"--every {options.every:g}: must be above 0")
     if not options.sweep.is_dir():
         raise UserError(f"{options.sweep}: no such folder; a sweep's is runs/NAME")
     ledger = Ledger(options.sweep)

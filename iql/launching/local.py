@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
 
+from iql.cores import pinned, usable
 from iql.errors import UserError
 from iql.launching.launcher import Queued, fitting
 from iql.launching.ledger import FOLDER, Ledger, Place, Submission
@@ -27,6 +29,15 @@ from iql.trust import LAUNCHERS, made
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 120.0  # that a job has to save, before it is killed
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a job runs: the cores that it is pinned to, how many of them it may keep busy, its GPU if it has one."""
+
+    cores: list[int]
+    usable: int
+    gpu: str | None
 
 
 class LocalLauncher:
@@ -46,11 +57,14 @@ class LocalLauncher:
             return self.pack or 1
         return fitting(member_bytes, data_bytes, self.gpu_memory_gb or _gpu_memory_gb())
 
-    def slots(self) -> list[tuple[list[int], str | None]]:
-        """For every job at a time: its cores, and its GPU if there are any."""
-        cores, devices = sorted(os.sched_getaffinity(0)), gpus()
-        workers = min(self.workers or len(devices) or len(cores), len(cores))
-        return [(cores[k::workers], devices[k % len(devices)] if devices else None) for k in range(workers)]
+    def slots(self) -> list[Slot]:
+        """One for every job at a time; those of a container share its CPU time as they share the cores."""
+        cores, most, devices = pinned(), usable(), gpus()
+        workers = min(self.workers or len(devices) or most, most)
+        return [
+            Slot(cores[k::workers], -(-most // workers), devices[k % len(devices)] if devices else None)
+            for k in range(workers)
+        ]
 
     def submit(self, submission: Submission) -> None:
         """Leave the jobs to the process that serves this sweep; start one if there is none."""
@@ -163,16 +177,16 @@ class Server:
         self.ledger = ledger
         self.first = first
         self.taken: dict[int, int] = {}
-        self.free: list[tuple[list[int], str | None]] = []
-        self.running: dict[subprocess.Popen, tuple[Place, tuple[list[int], str | None]]] = {}
+        self.free: list[Slot] = []
+        self.running: dict[subprocess.Popen, tuple[Place, Slot]] = {}
         self.stopping = False
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
 
     def serve(self) -> None:
         """Until nothing is left: whether that is so is looked at while no submitter can add to it."""
-        first = self._submissions()[0]
-        self.free = made(first.launcher, LAUNCHERS, f"{first.folder}/index.json: its launcher").slots()
+        for first in self._submissions()[:1]:  # none if they were cancelled before this process came to them
+            self.free = made(first.launcher, LAUNCHERS, f"{first.folder}/index.json: its launcher").slots()
         while True:
             self._work()
             if self.stopping:
@@ -220,10 +234,19 @@ class Server:
     def _start(self, submission: Submission, index: int) -> None:
         self.taken[submission.number] = index + 1
         slot = self.free.pop(0)
-        cores, device = slot
-        environment = dict(os.environ) if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
+        environment = {**os.environ, "IQL_CORES": str(slot.usable)}
+        if slot.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
         jobs, offset, failure = submission.arguments(index)
-        arguments = [jobs, str(offset), failure, "--cores", ",".join(map(str, cores)), "--parent", str(os.getpid())]
+        arguments = [
+            jobs,
+            str(offset),
+            failure,
+            "--cores",
+            ",".join(map(str, slot.cores)),
+            "--parent",
+            str(os.getpid()),
+        ]
         with open(Path(failure).with_name(f"{index}.log"), "ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "iql.launching.jobs", *arguments],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -123,6 +124,7 @@ class SlurmLauncher:
         """What submitit calls sbatch with."""
         names = {"time_minutes": "time", "cpus": "cpus_per_task", "gpus": "gpus_per_node"}
         given: dict[str, Any] = {names.get(key, key): value for key, value in self.asked.items() if value is not None}
+        quoted = shlex.quote(code)
         given["mem"] = f"{round(given.pop('memory_gb') * 1024)}M"
         return {
             **given,
@@ -130,7 +132,7 @@ class SlurmLauncher:
             "array_parallelism": self.parallel,
             "signal_delay_s": self.warning_seconds,
             # The snapshot is where Python starts and so comes first on its path.
-            "setup": [*self.setup, f"cd '{code}' && export PYTHONPATH='{code}'${{PYTHONPATH:+:$PYTHONPATH}}"],
+            "setup": [*self.setup, f"cd {quoted} && export PYTHONPATH={quoted}${{PYTHONPATH:+:$PYTHONPATH}}"],
             "stderr_to_stdout": True,
             "additional_parameters": {"requeue": True, **self.sbatch},
         }

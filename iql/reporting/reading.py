@@ -210,15 +210,26 @@ def _exact(outcome: dict[str, Any], settings: dict[str, Any]) -> bool | None:
     return is_exact(settings["env"]["simulator"], outcome.get("mujoco") or "")
 
 
-def _directories(folder: Path) -> Iterator[Path]:
-    """Run directories at or below a folder, in order of their names."""
+def _directories(folder: Path, roots: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Run directories at or below a folder, in order of their names.
+
+    A link is followed where it leads out of `roots`, the folders that are being read: what lies in them comes anyway,
+    and a link to a folder around itself has no end.
+    """
+    roots = roots or (folder.resolve(),)
     if (folder / "manifest.json").is_file():
         yield folder
         return
     below = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     for path in below:
-        if os.path.basename(path) not in _LEFT_OUT:
-            yield from _directories(Path(path))
+        if os.path.basename(path) in _LEFT_OUT:
+            continue
+        if not os.path.islink(path):
+            yield from _directories(Path(path), roots)
+            continue
+        place = Path(path).resolve()
+        if not any(place.is_relative_to(root) or root.is_relative_to(place) for root in roots):
+            yield from _directories(Path(path), (*roots, place))
 
 
 def _stamp(directory: Path, now: float) -> tuple:

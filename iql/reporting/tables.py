@@ -93,11 +93,11 @@ def markdown(report: Report) -> str:
 
 def latex(report: Report) -> str:
     r"""Tables for \usepackage{booktabs}; notes are comments."""
-    lines = [f"% {line}" for line in (f"{report.title}: {counted(report)}", METHOD, *report.notes)]
+    lines = [f"% {' '.join(line.split())}" for line in (f"{report.title}: {counted(report)}", METHOD, *report.notes)]
     for table in report.tables:
         for header, rows in _filled(table):
             body = _plain(header, rows, "latex_booktabs")
-            lines += [r"\begin{table}", r"\centering", body, f"\\caption{{{table.heading}.}}"]
+            lines += [r"\begin{table}", r"\centering", body, f"\\caption{{{_escaped(table.heading)}.}}"]
             lines += [f"% {source.name}: {source.protocol}" for source in table.sources]
             lines += [r"\end{table}"]
     return "\n".join([*lines, ""])
@@ -118,7 +118,7 @@ def comma_separated(report: Report) -> str:
             if writer is None:
                 writer = csv.DictWriter(buffer, list(line), lineterminator="\n")
                 writer.writeheader()
-            writer.writerow(line)
+            writer.writerow({key: _inert(value) for key, value in line.items()})
     return buffer.getvalue()
 
 
@@ -163,8 +163,26 @@ def _totals(aggregate: Aggregate, table: Table) -> list[float | None]:
 
 
 def _plain(header: list[str], rows: list[list[str]], form: str) -> str:
+    if form == "pipe":
+        header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in (header, *rows)]
     aligned = ["left" if name in _WORDS else "right" for name in header]
     return tabulate(rows, header, tablefmt=form, colalign=aligned, disable_numparse=True)
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX takes it; tabulate does the same for what stands in cells."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"},
+}
+
+
+def _inert(value: object) -> object:
+    """A cell that a spreadsheet does not take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def _fitting(header: list[str], rows: list[list[str]], width: int) -> list[int]:
