@@ -320,9 +320,14 @@ def lost_pack(thirty):
     four = thirty[:4]
     for each in four:
         each.run.directory.mkdir(parents=True)
-        write_json(each.run.directory / "manifest.json", {"lives": [{"pack": [other.run.id for other in four]}]})
+        begin(each, four)
         checkpoints.write(checkpoints.path_of(each.run.checkpoints, 5), {})
     return four, {each.run.id: Standing(LOST) for each in four}
+
+
+def begin(each: plan.Planned, pack: list[plan.Planned]) -> None:
+    manifest = {"run": each.run.id, "settings": each.run.settings, "facts": {}}
+    write_json(each.run.directory / "manifest.json", manifest | {"lives": [{"pack": [one.run.id for one in pack]}]})
 
 
 def test_of_a_lost_pack_all_that_are_asked_for_are_submitted(lost_pack):
@@ -339,7 +344,7 @@ def test_a_pack_at_work_is_left_alone_and_one_that_left_it_is_not_in_the_way(los
     four, standings = lost_pack
     standings[four[3].run.id] = Standing(RUNNING)
     if began == "as two":
-        write_json(four[3].run.directory / "manifest.json", {"lives": [{"pack": [four[3].run.id]}]})
+        begin(four[3], four[3:])
     packs = plan.packs(four, four[:3], standings, OfSize(1))
     assert packs == ([] if began == "as one" else [four[:3]])
 
