@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +98,20 @@ def train(tmp_path: Path, environment: dict[str, str]) -> Iterator[Trainer]:
 @pytest.fixture
 def trainer_in(environment: dict[str, str]) -> Callable[[Path], Trainer]:
     return lambda runs: Trainer(runs, environment)
+
+
+@functools.cache
+def _can_mount() -> bool:
+    """Whether this account may mount file systems that only its own processes see."""
+    try:
+        return subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=20).returncode == 0
+    except OSError:  # not Linux, or no util-linux
+        return False
+
+
+def mounts(test: Callable) -> Callable:
+    """Marks a test that mounts a full or read-only disk."""
+    return pytest.mark.root(pytest.mark.skipif(not _can_mount(), reason="needs root on Linux, to mount disks")(test))
 
 
 def native_library() -> native.Library:

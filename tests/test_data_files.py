@@ -20,12 +20,12 @@ import commands
 import h5py
 import numpy as np
 import pytest
+from conftest import mounts
 
 from iql.errors import UserError
 from iql.tasks import files
 
 ROOT = Path(__file__).parents[1]
-NAMESPACE = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
 
 
 @dataclass
@@ -457,8 +457,6 @@ def test_the_second_takes_over_from_a_killed_first(site, cache, monkeypatch):
 
 def in_namespace(cache: Path, mount: str, url: str) -> tuple[subprocess.CompletedProcess, list[str]]:
     """find(url) where `mount` was done to the cache, and the names in the cache afterwards."""
-    if subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode:
-        pytest.skip("needs unshare(1) and the right to mount in a namespace")
     cache.mkdir(exist_ok=True)
     code = (
         "import sys; from iql.errors import UserError; from iql.tasks.files import find\n"
@@ -467,12 +465,13 @@ def in_namespace(cache: Path, mount: str, url: str) -> tuple[subprocess.Complete
     )
     script = f'{mount}\n"$PYTHON" -c "$CODE" "$URL"\nstatus=$?\nls -A "$CACHE"\nexit $status'
     done = subprocess.run(
-        [*NAMESPACE, "sh", "-c", script], cwd=ROOT, text=True, capture_output=True,
+        ["unshare", "-m", "sh", "-c", script], cwd=ROOT, text=True, capture_output=True,
         env={**os.environ, "PYTHON": sys.executable, "CODE": code, "URL": url, "CACHE": str(cache)},
     )  # fmt: skip
     return done, done.stdout.split()
 
 
+@mounts
 @pytest.mark.parametrize("length", [True, False], ids=["foreseen", "while writing"])
 def test_a_full_disk_is_named_and_left_as_it_was(site, cache, length):
     site.length = length
@@ -485,6 +484,7 @@ def test_a_full_disk_is_named_and_left_as_it_was(site, cache, length):
 READ_ONLY = 'mount --bind "$CACHE" "$CACHE" && mount -o remount,ro,bind "$CACHE" || exit 99'
 
 
+@mounts
 def test_a_read_only_cache_is_named(site, cache):
     done, left = in_namespace(cache, READ_ONLY, site.url)
     assert done.returncode == 1
@@ -493,6 +493,7 @@ def test_a_read_only_cache_is_named(site, cache):
     assert site.asked == []
 
 
+@mounts
 def test_a_read_only_cache_that_has_the_file_will_do(site, cache):
     cache.mkdir()
     (cache / "some-v1.hdf5").write_bytes(site.content)

@@ -16,7 +16,7 @@ import commands
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from conftest import ROOT, Trainer
+from conftest import ROOT, Trainer, mounts
 from matplotlib import image
 
 from iql.inflight import episode_seeds
@@ -120,9 +120,12 @@ def frames(path: Path) -> list[np.ndarray]:
 
 
 EGL, OSMESA = (find_library(name) is not None for name in ("EGL", "OSMesa"))
-drawn = pytest.mark.skipif(
-    not EGL and not OSMESA, reason="needs EGL or OSMesa (Debian: libegl1 libegl-mesa0, libosmesa6)"
-)
+
+
+def drawn(test: Callable) -> Callable:
+    """Marks a test that draws a simulator."""
+    need = "needs EGL or OSMesa (Debian: libegl1 libegl-mesa0, libosmesa6)"
+    return pytest.mark.video(pytest.mark.skipif(not EGL and not OSMESA, reason=need)(test))
 
 
 @drawn
@@ -200,11 +203,10 @@ def test_a_backend_of_the_users_that_draws_nothing_is_named(run, tmp_path):
     assert result.stderr.count("\n") == 1
 
 
+@mounts
 @drawn
 def test_a_video_that_was_cut_is_not_left(run, tmp_path):
     """The disk is full before the film is."""
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("a small disk takes root and unshare")
     (tmp_path / "small").mkdir()
     code = f'mount -t tmpfs -o size=32k none {tmp_path}/small && "$@"; code=$?; ls -A {tmp_path}/small; exit $code'
     command = [sys.executable, str(ROOT / "scripts/evaluate.py"), str(run), "--episodes", "1"]

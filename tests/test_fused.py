@@ -114,10 +114,20 @@ def states(learner: IQL) -> list[dict]:
     return [learner.network_state(place) for place in range(len(learner.seeds))]
 
 
-@pytest.mark.parametrize("variant", ["iql", "iql_gwthomas"])
-@pytest.mark.parametrize("dropout", [None, 0.1])
-@pytest.mark.parametrize("distribution", ["gaussian", "deterministic"])
 @pytest.mark.parametrize("path", FUSED)
+@pytest.mark.parametrize(
+    ("variant", "dropout", "distribution"),
+    [  # each pair of settings meets, and with `slow` each combination
+        ("iql", None, "gaussian"),
+        ("iql", 0.1, "deterministic"),
+        ("iql_gwthomas", None, "deterministic"),
+        ("iql_gwthomas", 0.1, "gaussian"),
+        pytest.param("iql", 0.1, "gaussian", marks=pytest.mark.slow),
+        pytest.param("iql", None, "deterministic", marks=pytest.mark.slow),
+        pytest.param("iql_gwthomas", 0.1, "deterministic", marks=pytest.mark.slow),
+        pytest.param("iql_gwthomas", None, "gaussian", marks=pytest.mark.slow),
+    ],
+)
 def test_a_pack_has_the_plain_paths_weights_and_metrics(data, path, variant, dropout, distribution):
     settings = {"variant": variant, "dropout": dropout, "distribution": distribution}
     plain, fused = make(**settings), make(path=path, **settings)
@@ -131,9 +141,16 @@ def test_a_pack_has_the_plain_paths_weights_and_metrics(data, path, variant, dro
         )
 
 
-@pytest.mark.parametrize("variant", ["iql", "iql_gwthomas"])
-@pytest.mark.parametrize("dropout", [None, 0.1])
 @pytest.mark.parametrize("path", FUSED)
+@pytest.mark.parametrize(
+    ("variant", "dropout"),
+    [
+        ("iql", 0.1),
+        ("iql_gwthomas", None),
+        pytest.param("iql", None, marks=pytest.mark.slow),
+        pytest.param("iql_gwthomas", 0.1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_member_has_the_same_numbers_alone(data, path, variant, dropout):
     pack = make(path=path, variant=variant, dropout=dropout)
     train(pack, data, 100)

@@ -15,6 +15,7 @@ import commands
 import h5py
 import numpy as np
 import pytest
+from conftest import mounts
 
 from iql.errors import UserError
 from iql.tasks.made import MadeMaze2d, make_file, make_waypoint_data
@@ -38,6 +39,21 @@ except UserError as error:
     sys.exit(f"refused: {error}")
 """
 
+# What makes a maker kill itself, as kill -9 would, at a moment of its work.
+DIE = "import os, signal, pathlib; from iql.tasks import made; die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+KILLED_WHEN = {
+    "2000 rows are made": "real = made.make_waypoint_data\n"
+    "made.make_waypoint_data = lambda maze, rows, seed, progress: real(maze, rows, seed, die)\n",
+    "all rows are made": "made._content = die\n",
+    "a part is written": "real = made._content\n"
+    "def part(data):\n"
+    "    (path,) = pathlib.Path(os.environ['IQL_DATA_DIR']).rglob('*.tmp')\n"
+    "    path.write_bytes(real(data)[:100_000]), die()\n"
+    "made._content = part\n",
+    "all is written": "os.fsync = die\n",
+    "it is renamed": "real = os.replace\nos.replace = lambda *names: (real(*names), die())\n",
+}
+
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
@@ -53,9 +69,9 @@ def undisturbed(tmp_path_factory):
         return make_file("maze2d-umaze-made", UMAZE, ROWS, 0).read_bytes()
 
 
-def maker(rows: int = ROWS) -> commands.Process:
+def maker(rows: int = ROWS, patch: str = "") -> commands.Process:
     """Another process that makes the file; back once it is about to begin."""
-    command = [sys.executable, "-c", MAKER, str(rows)]
+    command = [sys.executable, "-c", (DIE + patch if patch else "") + MAKER, str(rows)]
     process = commands.start(command, cwd=ROOT, stdout=commands.PIPE, stderr=commands.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -245,17 +261,11 @@ def test_a_damaged_file_is_made_anew_with_a_word(cache, caplog, damage):
     assert "making it anew" in caplog.text
 
 
-@pytest.mark.parametrize("after", [0.0, 0.1, 0.3, 0.5, "writing", "written"])
-def test_killed_at_any_moment_it_leaves_nothing_that_is_trusted(cache, undisturbed, after):
-    process = maker()
-    if isinstance(after, float):
-        time.sleep(after)
-    else:
-        wanted = {"writing": 1, "written": len(undisturbed)}[after]
-        while process.poll() is None and not any(size >= wanted for size in sizes(cache, ".tmp")):
-            pass
-    process.kill()
-    process.communicate()
+@pytest.mark.parametrize("moment", KILLED_WHEN)
+def test_killed_at_any_moment_it_leaves_nothing_that_is_trusted(cache, undisturbed, moment):
+    process = maker(patch=KILLED_WHEN[moment])
+    process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGKILL
     assert sizes(cache, ".hdf5") in ([], [len(undisturbed)])
     path = make_file("maze2d-umaze-made", UMAZE, ROWS, 0)
     assert path.read_bytes() == undisturbed
@@ -263,20 +273,19 @@ def test_killed_at_any_moment_it_leaves_nothing_that_is_trusted(cache, undisturb
 
 
 def test_killed_several_times_in_a_row_it_ends_as_if_undisturbed(cache, undisturbed):
-    for pause in (0.05, 0.2, 0.4):
-        process = maker()
-        time.sleep(pause)
-        process.kill()
-        process.communicate()
+    for moment in ("a part is written", "2000 rows are made", "all is written"):
+        maker(patch=KILLED_WHEN[moment]).communicate(timeout=100)
     assert make_file("maze2d-umaze-made", UMAZE, ROWS, 0).read_bytes() == undisturbed
 
 
 def test_interrupted_it_cleans_up_after_itself(cache):
     process = maker(10**7)
+    deadline = time.monotonic() + 60
     while not sizes(cache, ".tmp"):
-        assert process.poll() is None
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    process.communicate()
+    process.communicate(timeout=60)
     assert sizes(cache, ".tmp") == sizes(cache, ".hdf5") == []
 
 
@@ -302,11 +311,6 @@ def sizes(folder: Path, suffix: str) -> list[int]:
 
 
 # Folders that take no file; mounts of its own keep it from the rest of the machine
-
-mounts = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("unshare") is None or not sys.platform.startswith("linux"),
-    reason="needs root on Linux to mount a small or read-only file system",
-)
 
 
 def run_mounted(mount: str, rows: int) -> subprocess.CompletedProcess[str]:

@@ -118,9 +118,9 @@ def test_a_sweep_on_this_machine(sweep, train):
     assert len(directories(sweep)) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_workers_have_cores_of_their_own(sweep):
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.fail("this test needs two cores")
     sweep(*LONG, "seed=0,1,2", "launcher.workers=2")
     sweep.until(lambda states: RUNNING in states and len(directories(sweep)) == 2)
     jobs = [each for each in sweep.server().children() if "iql.launching.jobs" in each.cmdline()]
@@ -132,6 +132,7 @@ def test_workers_have_cores_of_their_own(sweep):
     assert "waiting 1 for: the jobs before it" in sweep.status().stdout
 
 
+@pytest.mark.slow
 def test_cancel_saves_and_the_same_command_goes_on(sweep, undisturbed):
     sweep(*LONG)
     sweep.until(lambda _: list(sweep.folder.glob("*/*/*/checkpoints/*.ckpt")))
@@ -145,6 +146,7 @@ def test_cancel_saves_and_the_same_command_goes_on(sweep, undisturbed):
     assert numbers_of(directory) == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["job", "server"])
 def test_kill_9_and_retry(sweep, undisturbed, victim):
     sweep(*LONG)
@@ -169,6 +171,7 @@ def test_two_submitters_of_one_sweep(sweep):
     sweep.until(lambda states: states == {DONE})
 
 
+@pytest.mark.slow
 def test_a_member_that_fails_leaves_the_others_alone(sweep):
     words = (*SMALL, "algorithm.advantage_cap=100.0,1e38", "algorithm.beta=1e6", "launcher.pack=2")
     assert "in 1 jobs of 2" in sweep(*words).stdout
@@ -178,6 +181,7 @@ def test_a_member_that_fails_leaves_the_others_alone(sweep):
     assert "not finite" in failed.detail and "not finite" in sweep.status().stdout
 
 
+@pytest.mark.slow
 def test_runs_that_began_as_a_pack_go_on_as_it(sweep):
     words = (*LONG, "seed=0,1", "launcher.pack=2")
     sweep(*words)
@@ -194,6 +198,7 @@ def test_a_folder_that_train_py_filled(sweep, train):
     assert "to train: 1 runs" in Sweep(train.runs, sweep.environment)(*SMALL, "seed=0,1", "--dry-run").stdout
 
 
+@pytest.mark.slow
 def test_a_server_that_is_told_to_stop_lets_its_jobs_save(sweep):
     sweep(*LONG)
     sweep.until(lambda _: list(sweep.folder.glob("*/*/*/checkpoints/*.ckpt")))

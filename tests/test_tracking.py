@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 import commands
 import psutil
 import pytest
-from conftest import ROOT, SMALL, Trainer
+from conftest import ROOT, SMALL, Trainer, mounts
 from test_training import stop_at
 
 from iql.metrics import read_records
@@ -407,6 +406,7 @@ def test_online_runs_and_their_resume(process, server: FakeServer, tmp_path: Pat
     assert [row.get("eval/score") for row in server.history["id-a"]] == [None, 40.0, None, None, None]
 
 
+@pytest.mark.slow
 def test_a_packed_sweep_is_recorded_whole_and_one_command_uploads_it(
     environment, server: FakeServer, tmp_path: Path
 ) -> None:
@@ -591,10 +591,9 @@ service.suspend()
     assert not [each for each in left if str(tmp_path) in " ".join(each.info["cmdline"] or [])]
 
 
+@mounts
 @pytest.mark.parametrize("tracker", ["WandbTracker", "TensorBoardTracker"])
 def test_read_only_run_directory(process, tmp_path: Path, tracker: str) -> None:
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("a read-only bind mount takes root and unshare")
     directory = tmp_path / "runs/a"
     directory.mkdir(parents=True)
     mount = f'mount --bind "{directory}" "{directory}" && mount -o remount,bind,ro "{directory}" && exec "$@"'

@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
-from conftest import Trainer, numbers_of
+from conftest import Trainer, mounts, numbers_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iql import checkpoints
+
+slow = pytest.mark.slow
 
 # The process kills itself, as kill -9 would, at its n-th call of a function that makes something durable.
 KILL_AT = """
@@ -112,14 +115,18 @@ def fail(*arguments):
     raise ZeroDivisionError('inside the simulator')
 """
 
-SLOW = """
-import time
+# ... or waits before an update for as long as a file that it makes is there.
+WAIT_AT = """
+import pathlib, time
 from iql.learner import IQL
-real = IQL.advance
-def slow(self, batches, count, measure):
-    time.sleep(count * {seconds})
-    return real(self, batches, count, measure)
-IQL.advance = slow
+real_advance, reached = IQL.advance, pathlib.Path({reached!r})
+def advance(self, batches, count, measure):
+    if self.update_count <= {update} < self.update_count + count:
+        reached.touch()
+        while reached.exists():
+            time.sleep(0.01)
+    return real_advance(self, batches, count, measure)
+IQL.advance = advance
 """
 
 
@@ -203,7 +210,9 @@ def test_a_pack_is_one_run_a_seed_and_each_equals_the_run_alone(train, trainer_i
             assert key == "kind" or value == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), key
 
 
-@pytest.mark.parametrize("numbers", [(1, 3, 4), (5, 7, 2), (9, 6, 8)], ids=str)
+@pytest.mark.parametrize(
+    "numbers", [(1, 3, 4), *(pytest.param(n, marks=slow) for n in ((5, 7, 2), (9, 6, 8)))], ids=str
+)
 def test_kill_9_while_files_are_made_durable_leaves_no_trace(train, undisturbed, numbers):
     for number in numbers:
         killed = train("seed=[0,1]", patch=KILL_AT.format(function="fsync", number=number))
@@ -277,7 +286,9 @@ def test_a_signal_does_not_wait_for_an_evaluation_and_the_resumed_run_plays_it(t
     finish_and_compare(train, undisturbed)
 
 
-@pytest.mark.parametrize("overrides", [["evaluation.workers=1"], ["evaluation.workers=3", "log_every=5"]], ids=str)
+@pytest.mark.parametrize(
+    "overrides", [["evaluation.workers=1"], pytest.param(["evaluation.workers=3", "log_every=5"], marks=slow)], ids=str
+)
 def test_the_record_is_the_same_however_many_play_and_however_long_they_take(train, undisturbed, playing, overrides):
     result = train("seed=[0,1]", *overrides, patch=playing("late"))
     assert result.returncode == 0, result.stderr
@@ -319,25 +330,34 @@ def test_kill_9_in_the_middle_of_a_line_and_of_a_checkpoint_leaves_no_trace(trai
     finish_and_compare(train, undisturbed)
 
 
-def test_kill_9_at_arbitrary_moments_leaves_no_trace_and_no_process(train, undisturbed):
-    for delay in (1.5, 3.0, 2.5, 3.5):
-        process = train.start("seed=[0,1]", patch=SLOW.format(seconds=0.03))
-        time.sleep(delay)
+def start_until(train: Trainer, update: int, *overrides: str) -> commands.Process:
+    """A training that waits before this update."""
+    reached = train.runs.parent / f"reached {update}"
+    process = train.start(*overrides, patch=WAIT_AT.format(reached=str(reached), update=update))
+    wait_for(reached.exists)
+    return process
+
+
+def test_kill_9_anywhere_leaves_no_trace_and_no_process(train, undisturbed):
+    for update in (0, 17, 33, 58):
+        process = start_until(train, update, "seed=[0,1]")
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.communicate()
-        psutil.wait_procs(children, timeout=5)
+        psutil.wait_procs(children, timeout=20)
         assert not [child for child in children if child.is_running()]
     finish_and_compare(train, undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, *(pytest.param(n, marks=slow) for n in (signal.SIGUSR1, signal.SIGUSR2))],
+)
 def test_a_signal_saves_says_how_to_go_on_and_exits_with_its_number(train, undisturbed, number):
-    process = train.start("seed=[0,1]", patch=SLOW.format(seconds=0.05))
-    wait_for(lambda: len(train.directories()) == 2)
-    time.sleep(0.7)
+    process = start_until(train, 33, "seed=[0,1]")
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    (train.runs.parent / "reached 33").unlink()
+    _, stderr = process.communicate(timeout=100)
     assert process.returncode == 128 + number
     assert "the same command goes on from there" in stderr
     assert number.name in stderr
@@ -349,19 +369,14 @@ def test_a_handler_that_stood_there_before_is_called_after_saving(train):
     requeue = (
         "import signal, sys; signal.signal(signal.SIGUSR2, lambda *a: (print('REQUEUED', flush=True), sys.exit(7)))\n"
     )
-    process = train.start(patch=requeue + SLOW.format(seconds=0.05))
-    wait_for(lambda: len(train.directories()) == 1)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGUSR2)
-    stdout, _ = process.communicate(timeout=60)
-    assert "REQUEUED" in stdout
-    assert process.returncode == 7
+    stopped = train(patch=requeue + signal_at(33, "SIGUSR2"))
+    assert "REQUEUED" in stopped.stdout
+    assert stopped.returncode == 7
     assert list((train.directories()[0] / "checkpoints").glob("*.ckpt"))
 
 
 def test_a_second_process_says_who_owns_the_run_and_leaves(train):
-    first = train.start(patch=SLOW.format(seconds=0.1))
-    wait_for(lambda: list(train.runs.rglob("lease.json")))
+    first = start_until(train, 17)
     second = train()
     assert second.returncode == 1
     assert f"is being trained by process {first.pid}" in second.stderr
@@ -388,7 +403,7 @@ def stop_at(update: int) -> str:
     return signal_at(update, "SIGKILL")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+@pytest.mark.parametrize("damage", ["flipped", *(pytest.param(d, marks=slow) for d in ("truncated", "empty"))])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(train, trainer_in, tmp_path, damage):
     assert train(patch=stop_at(50)).returncode == -signal.SIGKILL
     (directory,) = train.directories()
@@ -461,6 +476,7 @@ IQL.advance = advance
     assert json.loads((failed / "summary.json").read_text())["updates"] == 60
 
 
+@mounts
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(train, tmp_path):
     script = f"""
 mkdir -p {train.runs} && mount -t tmpfs -o size=300k none {train.runs}
@@ -479,6 +495,7 @@ exit $code
     assert "Traceback" not in result.stderr
 
 
+@mounts
 def test_a_read_only_folder_is_one_line_and_nothing_is_left(train, tmp_path):
     train.runs.mkdir(parents=True)
     script = f'mount --bind {train.runs} {train.runs} && mount -o remount,ro,bind {train.runs} && exec "$@"'
