@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 import commands
 import numpy as np
@@ -130,7 +131,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
         metadata.mkdir()
         distribution = legacy_server.PACKAGES[name][0]
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
-    return script(folder / "python", f'export PYTHONPATH={folder}\nexec {sys.executable} "$@"')
+    return script(folder / "python", f'export PYTHONPATH={quote(str(folder))}\nexec {quote(sys.executable)} "$@"')
 
 
 def script(path: Path, text: str) -> Path:
@@ -335,7 +336,7 @@ def test_without_an_interpreter_one_line_says_what_makes_it(tmp_path, monkeypatc
 
 
 def test_an_interpreter_without_the_old_stack_is_refused_by_what_it_lacks(tmp_path, monkeypatch):
-    bare = script(tmp_path / "python", f'exec {sys.executable} "$@"')
+    bare = script(tmp_path / "python", f'exec {quote(sys.executable)} "$@"')
     monkeypatch.setenv("IQL_LEGACY_PYTHON", str(bare))
     with pytest.raises(
         UserError, match=f"^{bare} has no gym, d4rl, mujoco_py, .*; run `python scripts/legacy.py setup`"

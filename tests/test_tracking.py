@@ -16,6 +16,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from shlex import quote
 
 import commands
 import psutil
@@ -457,7 +458,7 @@ def test_a_packed_sweep_is_recorded_whole_and_one_command_uploads_it(
         expected[opened["run_id"]] = updates
     groups = {record["run"]["run_group"] for run in runs for record in wandb_records(run) if record["type"] == "run"}
     assert (len(expected), len(groups)) == (6, 2)
-    sync = f"{Path(sys.executable).parent}/wandb sync packed/*/*/*/wandb/offline-run-*"
+    sync = f"{quote(str(Path(sys.executable).parent))}/wandb sync packed/*/*/*/wandb/offline-run-*"
     synced = subprocess.run(
         sync, shell=True, cwd=tmp_path, env={**environment, **server.environment, "HOME": str(tmp_path)},
         capture_output=True, text=True, timeout=100,
