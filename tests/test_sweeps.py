@@ -116,6 +116,7 @@ def test_a_sweep_on_this_machine(sweep, train):
     assert "to train: 2 runs in 2 jobs" in more.stdout
     sweep.until(lambda states: states == {DONE})
     assert len(directories(sweep)) == 6
+    assert not any("-" in each.code.name for each in sweep.ledger.submissions())  # jobs leave their code as it is
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -268,6 +270,19 @@ def test_retrying_a_strangers_sweep_submits_nothing_that_it_names(stranger, swee
     assert str(folder) in said
     assert len(Ledger(folder).submissions()) == 1
     assert not stranger.ran.exists()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_cancel_stops_no_server_of_another_sweep(sweep, own, monkeypatch):
+    folder = sweep(LOCAL)
+    served = folder if own else folder.with_name("other")
+    idle = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen([*idle, "-m", "iql.launching.local", str(served), "1"]) as server:
+        running = {"host": socket.gethostname(), "pid": server.pid, "first": 1, "taken": {}, "running": [[1, 0]]}
+        write_json(folder / ".sweep/local.json", running)
+        assert script("status", folder, "--cancel", monkeypatch=monkeypatch) == 0
+        assert (server.poll() is None) != own
+        server.kill()
 
 
 @pytest.mark.parametrize("entry", ["os:system", "train:main", "train", 3, None, "train:job.__globals__"])

@@ -77,7 +77,7 @@ class LocalLauncher:
         path = sweep / FOLDER / "local.log"
         with open(path, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "iql.launching.local", str(sweep), str(submission.number)],
+                [sys.executable, *_command(sweep), str(submission.number)],
                 cwd=submission.code,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -115,8 +115,10 @@ class LocalLauncher:
             return
         if state["host"] != socket.gethostname():
             raise UserError(f"the jobs run on {state['host']}: cancel them there")
+        process = _server(state, submissions[0].sweep)
+        if process is None:
+            return
         try:
-            process = psutil.Process(state["pid"])
             process.terminate()
             process.wait(STOP_SECONDS + BEAT_SECONDS)
         except psutil.NoSuchProcess:
@@ -148,6 +150,23 @@ def _lock(sweep: Path) -> Path:
     return sweep / FOLDER / "local.lock"
 
 
+def _command(sweep: Path) -> list[str]:
+    """How Python starts the process that serves a sweep; the number of a submission follows."""
+    return ["-m", "iql.launching.local", str(sweep)]
+
+
+def _server(state: dict, sweep: Path) -> psutil.Process | None:
+    """The process of this machine that a state names, if it serves this sweep.
+
+    Another process may have its number by now, and the file may be a stranger's or another sweep's.
+    """
+    try:
+        process = psutil.Process(state["pid"])
+        return process if process.cmdline()[-4:-1] == _command(sweep) else None
+    except psutil.Error:
+        return None
+
+
 def _state(sweep: Path) -> dict | None:
     """What the process that serves a sweep says of itself, if it lives."""
     path = sweep / FOLDER / "local.json"
@@ -155,10 +174,7 @@ def _state(sweep: Path) -> dict | None:
     if state is None:
         return None
     if state["host"] == socket.gethostname():
-        try:  # another process may have the number by now
-            return state if "iql.launching.local" in psutil.Process(state["pid"]).cmdline() else None
-        except psutil.Error:
-            return None
+        return state if _server(state, sweep) else None
     return state if time.time() - path.stat().st_mtime < STALE_SECONDS else None
 
 
