@@ -43,7 +43,7 @@ except UserError as error:
 DIE = "import os, signal, pathlib; from iql.tasks import made; die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
 KILLED_WHEN = {
     "2000 rows are made": "real = made.make_waypoint_data\n"
-    "made.make_waypoint_data = lambda maze, rows, seed, progress: real(maze, rows, seed, die)\n",
+    "made.make_waypoint_data = lambda maze, rows, seed, progress, **more: real(maze, rows, seed, die, **more)\n",
     "all rows are made": "made._content = die\n",
     "a part is written": "real = made._content\n"
     "def part(data):\n"
