@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import re
 import uuid
 from collections.abc import Sequence
@@ -12,11 +14,14 @@ from typing import Any
 
 from iql import checkpoints
 from iql.config import Settings, flatten
+from iql.errors import UserError
 from iql.manifest import read_manifest
 from iql.metrics import MetricsFile, read_tail
 from iql.provenance import git_state, package_versions
 from iql.schema import SETTINGS_ONLY
 from iql.storage import read_json, remove_temporaries, write_json
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 NAME_BYTES = 120
@@ -154,7 +159,11 @@ class Run:
         """
         earlier = read_manifest(self.directory)
         tracking_id = uuid.uuid4().hex[:16]
-        if earlier is not None:  # without one it was begun when the place of its directory was its id
+        if earlier is None:
+            for other in self._on_other_data(facts.get("dataset")):
+                line = "%s begins anew: %s is not the data on which %s was begun with the same settings"
+                log.warning(line, self.directory, facts["dataset"], other)
+        else:  # earlier versions kept none: the place of the directory was the id
             place = hashlib.sha256(str(self.directory.resolve()).encode()).hexdigest()[:16]
             tracking_id = earlier.get("tracking_id", place)
         write_json(
@@ -172,6 +181,17 @@ class Run:
             },
         )
         return tracking_id
+
+    def _on_other_data(self, dataset: Any) -> list[Path]:
+        """The directories of runs with this run's settings and seed, begun when the file `dataset` held other data."""
+        own, found = deciding(self.settings), []
+        name = f"{self.configuration.rpartition('-')[0]}-*"
+        for path in sorted(self.directory.parents[1].glob(f"{name}/{self.directory.name}/manifest.json")):
+            with contextlib.suppress(UserError):  # a damaged one says so where its run is asked for
+                other = read_manifest(path.parent)
+                if other and other["facts"].get("dataset") == dataset and deciding(other["settings"]) == own:
+                    found.append(path.parent)
+        return found
 
     def fail(self, update: int, reason: str) -> None:
         """Record why this run cannot go on."""

@@ -108,6 +108,37 @@ def test_other_data_is_another_run(defaults):
     assert configuration_name(defaults, defaults, "a") != configuration_name(defaults, defaults, "b")
 
 
+def test_a_run_that_begins_anew_as_its_data_changed_says_so(defaults, tmp_path, caplog):
+    settings = changed(defaults, "runs", str(tmp_path))
+
+    def begin(digest: str, dataset: str = "own.hdf5", **other: object) -> Path:
+        own = settings
+        for key, value in other.items():
+            own = changed(own, key.replace("__", "."), value)
+        run = Run(own, defaults, digest)
+        caplog.clear()
+        run.directory.mkdir(parents=True, exist_ok=True)
+        run.begin_life({"pack": [run.id]}, {"dataset": dataset})
+        return run.directory
+
+    first = begin("1")
+    begin("2", dataset="another.hdf5")
+    begin("3", seed=7)
+    begin("4", algorithm__tau=0.8)
+    begin("1")
+    assert not caplog.messages
+    broken = begin("5", algorithm__tau=0.9)
+    (broken / "manifest.json").write_text("{}")
+    begin("6", algorithm__tau=0.9)
+    assert not caplog.messages
+    second = begin("7")
+    (line,) = caplog.messages
+    assert second != first
+    assert line == f"{second} begins anew: own.hdf5 is not the data on which {first} was begun with the same settings"
+    begin("7")
+    assert not caplog.messages
+
+
 def test_names_are_at_most_120_bytes_and_safe(defaults):
     settings = defaults
     for key in ("tau", "beta", "discount", "polyak", "advantage_cap", "q_loss_scale"):
