@@ -203,10 +203,10 @@ def test_the_gymnasium_profile_is_the_v4_environment_as_it_comes():
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.skipif(mujoco.__version__ != "3.1.6", reason="of mujoco 3.1.6")
-def test_adroits_profiles_are_the_same_since_it_moves_as_in_mujoco_210_already():
+def test_adroits_profiles_are_the_same_where_it_moves_as_in_mujoco_210_already():
     trace = load("pen")
-    assert step_errors(prepared("pen", trace, "gymnasium"), trace)["qvel"] < 1e-8
+    same = mujoco.__version__ in ("3.1.6", "3.2.6", "3.2.7")
+    assert (step_errors(prepared("pen", trace, "gymnasium"), trace)["qvel"] < 1e-8) == same
 
 
 # Rules: sizes, ends, horizons, seeds

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import commands
+import mujoco
 import numpy as np
 import onnxruntime
 import pytest
@@ -280,7 +281,7 @@ def test_the_model_card(runs, tmp_path):
         manifest["git"]["commit"],
         f"| final evaluation, 2 episodes | {summary['final_score']:.1f} | [",
         "| 2 seeds, final |",
-        "| mujoco              | 3.1.6",
+        f"| mujoco              | {mujoco.__version__}",
         "licence of the data",
         "| beta                    | 3.0",
         'onnxruntime.InferenceSession("policy.onnx")',

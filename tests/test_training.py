@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import commands
+import mujoco
 import psutil
 import pytest
 from conftest import Trainer, mounts, numbers_of
@@ -168,12 +169,12 @@ def test_a_run_directory_holds_everything_and_the_same_command_does_nothing_more
     ):
         assert key in summary
     assert (summary["updates"], summary["episodes"], summary["evaluations"]) == (60, 2, 3)
-    assert (summary["mujoco"], summary["physics"]) == ("3.1.6", "d4rl")
+    assert (summary["mujoco"], summary["physics"]) == (mujoco.__version__, "d4rl")
 
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["settings"]["algorithm"]["tau"] == 0.9
     assert "algorithm.tau=0.9" in manifest["overrides"]
-    assert manifest["packages"]["mujoco"] == "3.1.6"
+    assert manifest["packages"]["mujoco"] == mujoco.__version__
     assert len(manifest["lives"]) == 1
 
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

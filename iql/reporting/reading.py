@@ -207,7 +207,7 @@ def _exact(outcome: dict[str, Any], settings: dict[str, Any]) -> bool | None:
     """Whether the simulator was exact; summaries of earlier versions do not say it."""
     if "exact_physics" in outcome or outcome.get("physics") != "d4rl":
         return outcome.get("exact_physics")
-    return is_exact(settings["env"]["simulator"], outcome.get("mujoco") or "")
+    return is_exact(settings["env"].get("simulator", ""), outcome.get("mujoco") or "")
 
 
 def _directories(folder: Path, roots: tuple[Path, ...] = ()) -> Iterator[Path]:

@@ -23,6 +23,8 @@ NOISE = 0.5  # standard deviation of what is added to every action ("noisy" in D
 # Ours, for walks that start anew: anywhere between the walls, at rest or not
 SPREAD = 0.2  # a walk starts up to this far (m) from the middle of its cell, per axis
 SPEED = 1.0  # standard deviation of its velocity (m/s), per axis
+FOUND = 0.2  # share of the walks that begin near the maze's own goal and lead to it
+NEAR = 2  # cells that such a walk passes at most
 
 REPORT_EVERY = 2000  # rows between two calls of `progress`
 
@@ -70,14 +72,20 @@ def make_waypoint_data(
         data.qpos[:] = maze.free_cells[goal_draws.integers(len(maze.free_cells))] + goal_draws.uniform(-0.1, 0.1, 2)
         data.qvel[:] = 0.1 * goal_draws.standard_normal(2)
     final = maze.goal.tolist()
+    end = maze.cell(final)
+    near = np.array(
+        [each for each in maze.free_cells if len(routes.between((int(each[0]), int(each[1])), end)) <= NEAR]
+    )
+    finds = False
     steps, limit = 0, walk_steps or maze.horizon
     for row in range(rows):
         if walk_steps is not None and steps == 0:
-            _place_anywhere(maze, data, goal_draws)
+            finds = maze.ends and goal_draws.random() < FOUND
+            _place(maze, near if finds else maze.free_cells, data, goal_draws)
         x, y = data.qpos.tolist()
         vx, vy = data.qvel.tolist()
         if steps == 0:
-            cell = maze.free_cells[goal_draws.integers(len(maze.free_cells))]
+            cell = end if finds else maze.free_cells[goal_draws.integers(len(maze.free_cells))]
             goal = cell + goal_draws.uniform(-0.1, 0.1, 2)
             waypoints = _scattered(routes.between(maze.cell((x, y)), (int(cell[0]), int(cell[1]))), goal_draws)
             next_x, next_y = waypoints.popleft()
@@ -125,11 +133,11 @@ def _through(cells: Sequence[Cell], maze: Maze, states: np.ndarray) -> bool:
     return any(maze.cell(state) in cells for state in states)
 
 
-def _place_anywhere(maze: Maze, data: mujoco.MjData, draws: np.random.Generator) -> None:
-    """Put the ball somewhere between the walls, moving; not at a goal that ends a walk."""
+def _place(maze: Maze, cells: np.ndarray, data: mujoco.MjData, draws: np.random.Generator) -> None:
+    """Put the ball somewhere in one of the cells [C, 2], moving; not at a goal that ends a walk."""
     placed = False
     while not placed:
-        cell = maze.free_cells[draws.integers(len(maze.free_cells))]
+        cell = cells[draws.integers(len(cells))]
         data.qpos[:] = maze.middle(cell) + draws.uniform(-SPREAD, SPREAD, 2)
         data.qvel[:] = SPEED * draws.standard_normal(2)
         placed = not (maze.ends and maze.reached(data.qpos))
