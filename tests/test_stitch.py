@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,7 @@ from iql.tasks.mazes import MAZES
 from iql.tasks.simulators import make
 from iql.tasks.waypoints import make_waypoint_data
 
+ROOT = Path(__file__).parents[1]
 MAZE = MAZES["maze2d-medium-stitch"]
 
 
@@ -84,8 +89,8 @@ def test_the_same_seed_gives_the_same_walks_and_more_rows_continue_them(data):
 
 
 def test_walks_that_lead_all_the_way_are_refused():
-    with pytest.raises(UserError, match=r"env\.walk_steps=600: a walk led from the start to the goal"):
-        make_waypoint_data(MAZE, 100_000, 0, walk_steps=600)
+    with pytest.raises(UserError, match=r"env\.walk_steps=120: a walk led from the start to the goal"):
+        make_waypoint_data(MAZE, 100_000, 0, walk_steps=120)
 
 
 def test_an_episode_starts_in_the_start_and_ends_at_the_goal():
@@ -103,5 +108,18 @@ def test_a_random_policy_and_the_data_are_told_of_beside_a_run(monkeypatch, tmp_
     monkeypatch.setenv("IQL_DATA_DIR", str(tmp_path))
     random, walks = catalogue.task(settings()).baselines()
     assert random.endswith("by a random policy in 0% of 50 episodes")
-    assert walks == "the data's walks take at most 60 steps; none leads from the start to the goal"
+    assert walks == "the data's walks take at most 12 steps; none leads from the start to the goal"
     assert list(tmp_path.iterdir()) == []  # no data is made for it
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_values_find_the_way_that_no_walk_takes(train, tmp_path):
+    """The whole recipe with one seed."""
+    command = [sys.executable, str(ROOT / "train.py"), "env=maze2d-medium-stitch", "tracker=none", f"runs={tmp_path}"]
+    done = subprocess.run(command, env=train.environment, capture_output=True, text=True, timeout=840)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.rglob("summary.json")
+    summary = json.loads(path.read_text())
+    assert (summary["episodes"], summary["updates"]) == (100, 6000)
+    assert summary["success_rate"] >= 0.95

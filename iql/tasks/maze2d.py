@@ -105,7 +105,8 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         mujoco.mj_forward(self.model, self.data)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        advance(self.model, self.data, action)
+        for _ in range(self.maze.frame_skip):
+            advance(self.model, self.data, action)
         observation = self._observation()
         position = observation[:2]
         reached = bool(self.maze.reached(position))

@@ -52,6 +52,7 @@ class Maze:
     at_rest    the entries of an observation after x and y, standing still
     dense      whether the reward is exp(−distance to the goal) rather than 1 within REACH and else 0
     starts     cells (i, j) that maze2d's episodes start in; empty: in any free cell
+    frame_skip simulator steps that a maze2d's action is held for
     ends       whether a maze2d's episode ends when it reaches the goal (an antmaze's always does)
     """
 
@@ -65,6 +66,7 @@ class Maze:
     dense: bool = False
     starts: tuple[tuple[int, int], ...] = ()
     ends: bool = False
+    frame_skip: int = 1
 
     @property
     def free_cells(self) -> np.ndarray:
@@ -173,6 +175,8 @@ STITCH = {
         name="maze2d-medium-stitch",
         starts=((1, 1), (1, 2), (2, 1), (2, 2)),
         ends=True,
+        frame_skip=5,
+        horizon=120,
     )
 }
 """Ours: D4RL's medium map as a task of antmaze's kind, from the corner opposite to the goal, where the episode ends."""

@@ -42,7 +42,7 @@ SIMULATORS: dict[str, Simulator] = {
     "maze2d-umaze-dense": Simulator("iql.tasks.maze2d", 4, 2, 300),
     "maze2d-medium-dense": Simulator("iql.tasks.maze2d", 4, 2, 600),
     "maze2d-large-dense": Simulator("iql.tasks.maze2d", 4, 2, 800),
-    "maze2d-medium-stitch": Simulator("iql.tasks.maze2d", 4, 2, 600),
+    "maze2d-medium-stitch": Simulator("iql.tasks.maze2d", 4, 2, 120),
     "door": Simulator("iql.tasks.adroit", 39, 28, 200),
     "hammer": Simulator("iql.tasks.adroit", 46, 26, 200),
     "pen": Simulator("iql.tasks.adroit", 45, 24, 100),

@@ -100,7 +100,8 @@ def make_waypoint_data(
         actions[row] = action_x, action_y
         goals[row] = goal
         steps += 1
-        advance(model, data, (action_x, action_y))
+        for _ in range(maze.frame_skip):
+            advance(model, data, (action_x, action_y))
         terminals[row] = maze.ends and math.dist(data.qpos.tolist(), final) <= REACH
         if terminals[row] and maze.starts and _through(maze.starts, maze, states[row + 1 - steps : row + 1]):
             raise UserError(
