@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 COMMANDS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct", "mariadbd", "mariadb-install-db")
 
@@ -126,7 +127,8 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self._before = os.environ.get("SLURM_CONF")
         try:
-            self._start()
+            with FileLock(Path(tempfile.gettempdir()) / "iql-tests-slurm.lock"):  # one at a time comes up
+                self._start()
         except BaseException:
             self._stop()
             raise
@@ -212,7 +214,9 @@ class Cluster:
         with open(run / "mariadb.out", "ab") as out:
             install = ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={database}", "--skip-test-db"]
             install += ["--auth-root-authentication-method=normal"]
-            subprocess.run(install, stdout=out, stderr=out, check=True, timeout=120)
+            done = subprocess.run(install, stdout=out, stderr=out, timeout=120)
+            if done.returncode:
+                raise RuntimeError(f"mariadb-install-db failed:\n{(run / 'mariadb.out').read_text()}")
             server = ["mariadbd", "--no-defaults", "--user=mysql", f"--datadir={database}", f"--port={self._sql_port}"]
             server += ["--bind-address=127.0.0.1", f"--socket={sockets}/socket", f"--pid-file={sockets}/pid"]
             server += ["--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900", "--skip-name-resolve"]
@@ -272,8 +276,9 @@ def _private(path: Path, content: bytes) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """A row of ports that nobody listens on."""
-    for first in range(20_000 + os.getpid() % 20_000, 60_000, 50):
+    """A row of ports that nobody listens on; processes that look at the same time look at rows of their own."""
+    for number in range(800):
+        first = 20_000 + (os.getpid() + number) * 50 % 40_000
         row = list(range(first, first + count))
         try:
             for port in row:
