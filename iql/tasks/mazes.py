@@ -52,8 +52,8 @@ class Maze:
     at_rest    the entries of an observation after x and y, standing still
     dense      whether the reward is exp(−distance to the goal) rather than 1 within REACH and else 0
     starts     cells (i, j) that maze2d's episodes start in; empty: in any free cell
-    frame_skip simulator steps that a maze2d's action is held for
     ends       whether a maze2d's episode ends when it reaches the goal (an antmaze's always does)
+    frame_skip simulator steps that a maze2d's action is held for
     """
 
     name: str
