@@ -6,6 +6,7 @@ traffic between products, and without Python's lock, so that threads do not wait
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -64,23 +65,24 @@ def load() -> Library:
     """
     made_of = [SOURCE.read_bytes(), *(word.encode() for word in (*_compiler(), *FLAGS)), _cpu()]
     name = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "iql" / "native" / f"{name}.so"
-    if _whole(kept):
+    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    kept = None if folder.startswith("~") else Path(folder, "iql", "native", f"{name}.so")  # ~ stays: no home
+    if kept is not None and _whole(kept):
         return _declared(ctypes.CDLL(str(kept)))
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / kept.name
+        library = made = Path(folder, f"{name}.so")
         _compile(made)
         try:
             whole = made.read_bytes()
         except OSError as error:
             raise Unavailable(f"what the C compiler made cannot be read: {error}") from error
+        if kept is not None:
+            with contextlib.suppress(OSError):  # a home that cannot be written to: it is compiled again next time
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(kept, whole, hashlib.sha256(whole).digest())
+                library = kept
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(kept, whole, hashlib.sha256(whole).digest())
-        except OSError:  # a home that cannot be written to: it is compiled again next time
-            kept = made
-        try:
-            return _declared(ctypes.CDLL(str(kept)))
+            return _declared(ctypes.CDLL(str(library)))
         except OSError as error:
             raise Unavailable(f"what the C compiler made cannot be loaded: {error}") from error
 

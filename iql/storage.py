@@ -50,6 +50,14 @@ def replace_file(path: Path, *parts: bytes | memoryview) -> None:
             file.write(part)
 
 
+def expanded(path: str | Path, instead: str = "name it without ~") -> Path:
+    """`path` with a leading ~ as the home directory. Raises UserError, with what to do instead, where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: this account has no home directory; set HOME, or {instead}") from error
+
+
 def remove_temporaries(folder: Path, of: str = "*") -> None:
     """Delete what killed writes of the file `of` left in `folder`; only for who alone may write it now."""
     for path in folder.glob(f".{of}.*.tmp"):

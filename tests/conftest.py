@@ -113,6 +113,14 @@ def mounts(test: Callable) -> Callable:
     return pytest.mark.root(pytest.mark.skipif(not _can_mount(), reason="needs root on Linux, to mount disks")(test))
 
 
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account that has no home directory, as some containers run with; no environment variable names one."""
+    for name in ("HOME", "XDG_CACHE_HOME", "IQL_DATA_DIR", "D4RL_DATASET_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2_000_000_000)
+
+
 def native_library() -> Any:
     """The update in C; without a C compiler the test that asks is skipped."""
     from iql import native  # here, so that tests of data and simulators run where there is no torch

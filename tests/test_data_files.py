@@ -520,3 +520,12 @@ def test_the_digest_of_an_unchanged_file_is_computed_once(tmp_path, monkeypatch,
     assert files.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     monkeypatch.setattr(files.hashlib, "sha256", None)
     assert files.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_directory_the_cache_has_to_be_named():
+    with pytest.raises(UserError, match=r"~/\.cache/iql: .*no home directory; .* set IQL_DATA_DIR to a folder$"):
+        files.cache_dir()
+    with pytest.raises(UserError, match="set HOME, or name it without ~"):
+        files.find(None, "~/my.hdf5")
+    assert files.d4rl_dirs() == []

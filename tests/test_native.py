@@ -153,6 +153,11 @@ def test_a_folder_that_cannot_be_written_to_is_no_obstacle(fresh):
     native.load()
 
 
+@pytest.mark.usefixtures("c_compiler", "fresh", "homeless")
+def test_no_home_directory_is_no_obstacle():
+    native.load()
+
+
 @pytest.mark.usefixtures("c_compiler")
 def test_several_processes_may_compile_at_once(fresh, tmp_path):
     command = [sys.executable, "-c", "from iql import native; native.load()"]

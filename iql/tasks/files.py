@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import h5py
 
 from iql.errors import UserError
-from iql.storage import replace_file
+from iql.storage import expanded, replace_file
 from iql.tasks import download
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ BLOCK = 1 << 20  # bytes hashed at a time
 
 
 def cache_dir() -> Path:
-    """Our own cache of data files: IQL_DATA_DIR, else ~/.cache/iql. It need not exist."""
-    return Path(os.environ.get("IQL_DATA_DIR") or "~/.cache/iql").expanduser()
+    """Our own cache of data files: IQL_DATA_DIR, else ~/.cache/iql. It need not exist. Raises UserError."""
+    return expanded(os.environ.get("IQL_DATA_DIR") or "~/.cache/iql", "set IQL_DATA_DIR to a folder")
 
 
 def find(url: str | None, path: str | Path | None = None) -> Path:
@@ -34,7 +34,7 @@ def find(url: str | None, path: str | Path | None = None) -> Path:
     leaves one when its download is cut. Raises UserError.
     """
     if path is not None:
-        given = Path(path).expanduser()
+        given = expanded(path)
         if not given.is_file():
             what = "is not a file" if given.exists() else "does not exist"
             raise UserError(f"env.path={given} {what} (looked from {Path.cwd()}); correct the path")
@@ -72,8 +72,8 @@ def place_of_made(name: str, rows: int, seed: int, walk_steps: int | None = None
 
 def d4rl_dirs() -> list[Path]:
     """Where D4RL keeps its downloads, under the URL's file name."""
-    folders = [os.environ.get("D4RL_DATASET_DIR"), "~/.d4rl/datasets"]
-    return [Path(folder).expanduser() for folder in folders if folder]
+    folders = [os.path.expanduser(os.environ.get("D4RL_DATASET_DIR") or ""), os.path.expanduser("~/.d4rl/datasets")]
+    return [Path(folder) for folder in folders if folder and not folder.startswith("~")]  # ~ stays: no home
 
 
 def hdf5_complaint(path: Path) -> str | None:

@@ -25,6 +25,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from iql.errors import UserError
+from iql.storage import expanded
 from iql.tasks import legacy_server
 from iql.tasks.legacy_server import PACKAGES, receive, send
 
@@ -42,7 +43,7 @@ CLOSING = 5.0
 def interpreter() -> Path:
     """The old stack's Python: IQL_LEGACY_PYTHON, else the one in VENV. Raises UserError where there is none."""
     named = os.environ.get("IQL_LEGACY_PYTHON")
-    python = Path(named).expanduser() if named else VENV / "bin/python"
+    python = expanded(named) if named else VENV / "bin/python"
     if not os.access(python, os.X_OK) or python.is_dir():
         what = f"IQL_LEGACY_PYTHON={python}" if named else str(python)
         raise UserError(f"env.physics=legacy needs D4RL's old stack, but {what} is not a program; {SETUP}")
