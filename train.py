@@ -6,6 +6,11 @@ python train.py env=hopper-medium-v2 algorithm.tau=0.7 'seed=[0,1,2]'
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main(): Ctrl-C amid the imports ends without a traceback
+
 import logging
 import os
 import sys
@@ -73,7 +78,7 @@ def train(members: list[Settings], defaults: Settings, overrides: list[list[str]
     for pack in packs_of(runs):
         train_pack(pack, task, data)
     for run in runs:
-        if run.summary is not None and not (run.directory / "curve.png").exists():  # killed before it was drawn
+        if run.summary is not None and figures.undrawn(run.directory):  # killed before, or the disk was full
             figures.draw(run.directory)
     return conclude(runs, task)
 
@@ -177,6 +182,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own many lines
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         compose_and_train()
     except KeyboardInterrupt:
         print("train.py: interrupted before training began; nothing is lost", file=sys.stderr)

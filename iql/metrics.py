@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from iql.errors import UserError
-from iql.storage import from_json, to_json
+from iql.storage import from_json, naming, to_json
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class MetricsFile:
                 "Nothing was written to it; the same command goes on from the last checkpoint"
             )
         content = "".join(line + "\n" for line in self._lines).encode()
-        with open(self.path, "ab") as file:
+        with naming(self.path), open(self.path, "ab") as file:
             file.write(content)
             file.flush()
             if sync:

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from iql.errors import UserError
 from iql.metrics import read_metrics
-from iql.reporting.figures import learning_curve, value_map
+from iql.reporting.figures import learning_curve, undrawn, value_map
 
 BLUE = (0, 114, 178)  # the score's line
 YELLOW = (253, 231, 37)  # the highest V
@@ -154,7 +154,7 @@ def test_figures_need_no_display_and_say_nothing(run: Path, tmp_path: Path) -> N
     code = f"""
 import logging, sys
 logging.basicConfig(level=logging.INFO)
-from iql.reporting.figures import learning_curve, value_map
+from iql.reporting.figures import learning_curve, undrawn, value_map
 assert "matplotlib" not in sys.modules
 learning_curve({str(run)!r}), value_map({str(run)!r})
 assert "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
@@ -169,3 +169,15 @@ assert "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
         timeout=120,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("missing", ["curve.png", "map.png", None])
+def test_a_run_with_a_missing_picture_is_drawn_again(run: Path, missing: str | None) -> None:
+    for name in {"curve.png", "map.png", "map.npz"} - {missing}:
+        (run / name).touch()
+    assert undrawn(run) == (missing is not None)
+
+
+def test_a_run_without_a_maze_misses_no_map(run: Path) -> None:
+    (run / "curve.png").touch()
+    assert not undrawn(run)

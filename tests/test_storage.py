@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+from collections.abc import Iterator
+
 import pytest
 
-from iql.storage import remove_temporaries, replace_file, replacing
+from iql.metrics import MetricsFile
+from iql.storage import refusal, remove_temporaries, replace_file, replacing
 
 
 def test_writers_with_the_same_process_id_do_not_share_a_temporary_file(tmp_path):
@@ -38,3 +43,24 @@ def test_what_killed_writes_left_is_removed_by_the_file_that_they_wrote(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == [".other.hdf5.0123.tmp"]
     remove_temporaries(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Within, the system refuses to write more than so many bytes to a file."""
+    earlier, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (earlier, most))
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "data.hdf5"])
+def test_a_write_that_is_refused_names_the_file(tmp_path, name):
+    path = tmp_path / name
+    metrics = MetricsFile(path)
+    metrics.append({"kind": "train", "text": "long" * 1000})
+    with pytest.raises(OSError) as caught, files_of_at_most(1000):
+        metrics.flush() if name == "metrics.jsonl" else replace_file(path, b"long" * 1000)
+    assert refusal(caught.value).startswith(f"{path}: File too large")

@@ -366,6 +366,20 @@ def test_a_signal_saves_says_how_to_go_on_and_exits_with_its_number(train, undis
     finish_and_compare(train, undisturbed)
 
 
+def test_ctrl_c_while_the_program_is_imported_ends_it_without_a_traceback(train):
+    at_import = """
+import importlib.abc, os, signal
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == 'iql.complaints':
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+"""
+    interrupted = train(patch=at_import)
+    assert interrupted.returncode == -signal.SIGINT
+    assert "Traceback" not in interrupted.stderr
+
+
 def test_a_handler_that_stood_there_before_is_called_after_saving(train):
     requeue = (
         "import signal, sys; signal.signal(signal.SIGUSR2, lambda *a: (print('REQUEUED', flush=True), sys.exit(7)))\n"

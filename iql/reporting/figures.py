@@ -47,6 +47,12 @@ def draw(directory: Path | str) -> dict[str, Path]:
     return drawn
 
 
+def undrawn(directory: Path) -> bool:
+    """Whether a picture of a finished run is missing that `draw` makes."""
+    names = ["curve", *(["map"] if (directory / "map.npz").exists() else [])]
+    return any(not (directory / f"{name}.png").exists() for name in names)
+
+
 def learning_curve(directory: Path | str) -> Path:
     """Draws curve.png in a run's directory and returns its path.
 
