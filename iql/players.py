@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -151,7 +152,7 @@ class _Player(SpawnProcess):
         resource_tracker.ensure_running()  # where it is started it unblocks signals
         earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            with _environment(dict.fromkeys(_ONE_THREAD, "1")):
+            with _environment({**dict.fromkeys(_ONE_THREAD, "1"), **_known_glfw()}):
                 super().start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
@@ -188,6 +189,16 @@ class _PlayerContext(SpawnContext):
         for player in self.players:
             if player.is_alive():
                 player.terminate()
+
+
+def _known_glfw() -> dict[str, str]:
+    """Where this process found GLFW, which Gymnasium's MuJoCo environments import.
+
+    Without it each player starts a Python of its own that asks the library for its version, and leaves a traceback
+    where the player ends before it.
+    """
+    library = getattr(sys.modules.get("glfw.library"), "glfw", None)
+    return {"PYGLFW_LIBRARY": library._name} if library is not None else {}
 
 
 @contextlib.contextmanager

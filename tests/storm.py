@@ -18,7 +18,7 @@ from pathlib import Path
 
 from storm_failures import Failures, build
 from storm_kills import Kills
-from storm_runs import Twins
+from storm_rounds import Twins
 
 
 def main() -> int:

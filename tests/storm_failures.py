@@ -14,7 +14,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storm_runs import KINDS, Ended, Kind, Place, Storm, end_of
+from storm_rounds import Storm
+from storm_runs import KINDS, Ended, Kind, Place
 
 SOURCE = Path(__file__).with_name("failing_calls.c")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -94,8 +95,7 @@ class Failures(Storm):
         """Train with these settings of failing_calls.c; returns the lines of its log too."""
         under = f"{place.runs}:{place.data}" if place.kind.own_data else str(place.runs)
         log = place.folder / "calls"
-        place.folder.mkdir(exist_ok=True)
-        ended = end_of(place.start(FAILING_UNDER=under, FAILING_LOG=str(log), **failing))
+        ended = place.end_of(place.start(FAILING_UNDER=under, FAILING_LOG=str(log), **failing))
         return ended, log.read_text().splitlines() if log.exists() else []
 
     def _calls_of(self, beginning: Beginning) -> list[list[str]]:
@@ -138,4 +138,4 @@ def _kill_after_a_checkpoint(place: Place) -> None:
         time.sleep(0.01)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    end_of(process)
+    place.end_of(process)

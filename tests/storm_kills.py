@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import commands
 import psutil
-from storm_runs import KINDS, Ended, Place, Storm, end_of, session_of
+from storm_rounds import Storm
+from storm_runs import KINDS, Ended, Place, session_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 WEAPONS = ("SIGKILL to the process", "SIGKILL to its group", "SIGKILL to a player", *(each.name for each in SIGNALS))
@@ -88,7 +89,7 @@ class Kills(Storm):
     def _struck(self, place: Place, hit: Hit) -> list[str]:
         process = place.start()
         struck = hit.strike(process)
-        ended = end_of(process)
+        ended = place.end_of(process)
         if struck and (ended.code != 0 or hit.weapon == "SIGKILL to a player"):  # else it came too late
             with self.lock:
                 self.counted[hit.weapon] += 1

@@ -5,12 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import threading
 import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +19,6 @@ PATIENCE = 120.0
 
 LEAVING = 5.0
 """Seconds that the processes of a session have to end after its command."""
-
-SAY_EVERY = 30.0
-"""Seconds between two lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ KINDS = (
     Kind("a run without evaluations", ("evaluation=none", "updates=2000", "log_every=100", "checkpoint.every=50")),
     Kind("a pack of 2", ("seed=[0,1]",)),
     Kind("a pack of 2 with one player", ("seed=[3,4]", "evaluation.workers=1", "checkpoint.every=15")),
-    Kind("a pack of 2 that makes its data", ("seed=[0,5]", "checkpoint.keep=3"), own_data=True),
+    Kind("a pack of 2 that makes its data", ("seed=[0,5]", "checkpoint.keep=3", "evaluation.workers=1"), own_data=True),
     Kind(
         "a pack of 3 with two players",
         (
@@ -105,6 +98,7 @@ class Place:
 
     def start(self, **environment: str) -> commands.Process:
         """The command, in a session of its own."""
+        self.folder.mkdir(exist_ok=True)
         trainer = Trainer(self.runs, {**os.environ, "IQL_DATA_DIR": str(self.data), **environment})
         return commands.start(
             trainer.command(*self.kind.overrides),
@@ -118,7 +112,14 @@ class Place:
 
     def train(self, **environment: str) -> Ended:
         """The command, to its end."""
-        return end_of(self.start(**environment))
+        return self.end_of(self.start(**environment))
+
+    def end_of(self, process: commands.Process) -> Ended:
+        """Wait for a command of this place and the processes of its session; what it said is kept in a file."""
+        ended = _end_of(process)
+        with open(self.folder / "said", "a") as file:
+            file.write(f"{ended.stdout}{ended.stderr}exit code {ended.code}\n\n")
+        return ended
 
     def finish(self, twin: dict[str, Any]) -> list[str]:
         """Train to the end, with nothing in the way; returns a line for each thing that is not as of the twin."""
@@ -176,8 +177,7 @@ def _scalars(folder: Path) -> list[Any]:
     ]
 
 
-def end_of(process: commands.Process) -> Ended:
-    """Wait for a command that leads a session, and for the session's other processes."""
+def _end_of(process: commands.Process) -> Ended:
     patience = time.monotonic() + PATIENCE
     code = None
     with contextlib.suppress(commands.TimeoutExpired):
@@ -202,95 +202,3 @@ def _belongs(process: psutil.Process, leader: int) -> bool:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         return os.getsid(process.pid) == leader and process.info["status"] != psutil.STATUS_ZOMBIE
     return False
-
-
-@dataclass
-class Twin:
-    """An undisturbed run's content, and the seconds that its command takes."""
-
-    content: dict[str, Any]
-    seconds: float
-
-
-@dataclass
-class Twins:
-    """The undisturbed twin of each kind, trained when it is first asked for, below a folder."""
-
-    folder: Path
-    _twins: dict[Kind, Twin] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    def of(self, kind: Kind) -> Twin:
-        with self._lock:
-            if kind not in self._twins:
-                self._twins[kind] = self._trained(kind)
-            return self._twins[kind]
-
-    def place(self, kind: Kind, name: str) -> Place:
-        """A place without any runs."""
-        return Place(kind, self.folder / name, self.data)
-
-    def _trained(self, kind: Kind) -> Twin:
-        if not self._twins:  # makes the shared data and starts the fork server, so that no seconds include them
-            self.place(KINDS[0], "first").train()
-        place = self.place(kind, f"twin of {kind.name}")
-        began = time.monotonic()
-        ended = place.train()
-        seconds = time.monotonic() - began
-        if ended.code != 0 or ended.faults:
-            raise SystemExit(f"{kind.name}: an undisturbed command fails: exit code {ended.code}, {ended.stderr}")
-        return Twin(place.content(), seconds)
-
-
-@dataclass
-class Storm:
-    """Rounds of harm to runs and packs until `wanted` harms have hit; which is counted, and faults are collected.
-
-    What a round does is drawn from the seed and its number.
-    """
-
-    twins: Twins
-    wanted: int
-    seed: int
-    counted: Counter[str] = field(default_factory=Counter)
-    rounds: int = 0
-    faults: list[str] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    _told: float = field(default_factory=time.monotonic)
-
-    def run(self, jobs: int) -> None:
-        """Rounds in so many threads; a line of progress now and then."""
-        with ThreadPoolExecutor(jobs) as pool:
-            for worker in [pool.submit(self._work) for _ in range(jobs)]:
-                worker.result()
-
-    @property
-    def enough(self) -> bool:
-        return self.counted.total() >= self.wanted
-
-    def round(self, number: int, name: str) -> tuple[Place, list[str]]:
-        """One round, in a place of this name; returns the place and a line for each fault."""
-        raise NotImplementedError
-
-    def summary(self) -> str:
-        """What hit, in words."""
-        raise NotImplementedError
-
-    def _work(self) -> None:
-        while not self.enough:
-            with self.lock:
-                number, self.rounds = self.rounds, self.rounds + 1
-            place, faults = self.round(number, f"{type(self).__name__.lower()} {number}")
-            if not faults:
-                shutil.rmtree(place.folder)
-            with self.lock:
-                for fault in faults:
-                    self.faults.append(f"{fault} (kept: {place.folder})")
-                    print(self.faults[-1], flush=True)
-                if time.monotonic() - self._told > SAY_EVERY:
-                    self._told = time.monotonic()
-                    print(f"so far {self.summary()}, {len(self.faults)} faults", flush=True)

@@ -106,6 +106,14 @@ def played(players: Players, act: bytes, seeds, keep_observations: bool = False)
     return joined([players.result(chunk) for chunk in players.play(act, seeds, keep_observations)])
 
 
+def test_players_take_the_glfw_that_was_found_and_start_no_process_to_ask_for_its_version(players_of):
+    import glfw.library
+
+    players = players_of(Hopper())
+    assert players.result(players._pool.submit(os.getenv, "PYGLFW_LIBRARY")) == glfw.library.glfw._name
+    assert "PYGLFW_LIBRARY" not in os.environ
+
+
 def workers_of(players: Players) -> list[psutil.Process]:
     players.result(players._pool.submit(os.getpid))
     return [psutil.Process(process.pid) for process in players._context.players]
