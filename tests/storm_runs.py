@@ -14,7 +14,7 @@ import commands
 import psutil
 from conftest import Trainer, timeless
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which a command that has not ended counts as hanging."""
 
 LEAVING = 5.0
