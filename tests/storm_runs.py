@@ -122,10 +122,12 @@ class Place:
         return ended
 
     def finish(self, twin: dict[str, Any]) -> list[str]:
-        """Train to the end, with nothing in the way; returns a line for each thing that is not as of the twin."""
+        """Train to the end, with nothing in the way; returns what is wrong then, all differences in one line."""
         ended = self.train()
-        failed = [f"exit code {ended.code}: {ended.tail}"] if ended.code else []
-        return [*failed, *ended.faults, *self._differences(twin)]
+        if ended.faults or ended.code != 0:
+            return [*ended.faults, *([f"exit code {ended.code}: {ended.tail}"] if ended.code else ())]
+        differences = self._differences(twin)
+        return ["; ".join(differences)] if differences else []
 
     def content(self) -> dict[str, Any]:
         """All that lies in the folders of runs and data, by path, without times and places."""
