@@ -17,6 +17,7 @@ from iql.metrics import read_metrics
 from iql.reporting.figures import learning_curve, undrawn, value_map
 
 BLUE = (0, 114, 178)  # the score's line
+GREEN = (0, 158, 115)  # the value loss
 YELLOW = (253, 231, 37)  # the highest V
 RED = (213, 94, 0)  # a rollout that failed
 
@@ -66,6 +67,13 @@ def test_learning_curve_shows_a_rising_score_rising(run: Path) -> None:
     assert len(early) > 50 and len(late) > 50
     assert late[:, 1].mean() < early[:, 1].mean() - 0.1
     assert not [other for other in run.iterdir() if other.name not in ("curve.png", "metrics.jsonl")]
+
+
+def test_learning_curve_shows_scores_and_losses_of_zero(run: Path) -> None:
+    nothing = {"value_loss": 0.0, "q_loss": 1.0, "policy_loss": 1.0}
+    write(run, [record for u in range(1, 9) for record in (evaluation(u, 0.0), {**train(u), **nothing})])
+    picture = learning_curve(run)
+    assert all(len(pixels(picture, colour)) > 500 for colour in (BLUE, GREEN))
 
 
 NAN = float("nan")

@@ -129,7 +129,7 @@ def draw_value_map(source: Path | BinaryIO, title: str, path: Path) -> Path:
 
 
 def _draw_scores(axes: Axes, evaluations: list[Record]) -> None:
-    points = [record for record in evaluations if math.isfinite(record.get("score") or math.nan)]
+    points = [record for record in evaluations if _finite(record.get("score"))]
     if not points:
         axes.text(0.5, 0.5, "no evaluation", transform=axes.transAxes, ha="center", color=FAINT)
         return
@@ -157,7 +157,7 @@ def _draw_losses(axes: Axes, train: list[Record]) -> None:
     axes.axhline(0, color=FAINT, lw=0.6)
     drawn = False
     for key, (name, colour) in LOSSES.items():
-        points = [(r["update"], r[key]) for r in train if math.isfinite(r.get(key) or math.nan)]
+        points = [(r["update"], r[key]) for r in train if _finite(r.get(key))]
         if not points:
             continue
         updates, losses = np.array(points, float).T
@@ -168,6 +168,10 @@ def _draw_losses(axes: Axes, train: list[Record]) -> None:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, frameon=False)
     else:
         axes.text(0.5, 0.5, "no training record yet", transform=axes.transAxes, ha="center", color=FAINT)
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _draw_walls(axes: Axes, walls: np.ndarray, extent: tuple[float, float, float, float]) -> None:
