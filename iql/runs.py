@@ -30,7 +30,7 @@ GROUP_LENGTH = 128  # W&B's limit
 # Settings that cannot change a number, by dotted key or section.
 _UNDECIDING = re.compile(
     r"(seed|device|threads|code_path|runs|sweep\..*|log_every|checkpoint\..*|tracker.*"
-    r"|env\.(name|path|dataset|trust|url|rows|recipe\..*|corl.*)|evaluation\.(workers|headline)"
+    r"|env\.(name|path|dataset|trust|url|rows|cloning|recipe\..*|corl.*)|evaluation\.(workers|headline)"
     r"|algorithm\.(initialization|policy_mean)|network\.hidden_dims)$"
 )
 

@@ -97,6 +97,7 @@ class MadeMaze2d(D4RLTask):
     made_rows: Annotated[int, Field(ge=1000, le=100_000_000)]
     made_seed: Annotated[int, Field(ge=0)]
     walk_steps: Count | None = None
+    cloning: Share | None = None
 
 
 class AntMazeTask(D4RLTask):

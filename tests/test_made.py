@@ -46,9 +46,9 @@ KILLED_WHEN = {
     "made.make_waypoint_data = lambda maze, rows, seed, progress, **more: real(maze, rows, seed, die, **more)\n",
     "all rows are made": "made._content = die\n",
     "a part is written": "real = made._content\n"
-    "def part(data):\n"
+    "def part(data, recipe):\n"
     "    (path,) = pathlib.Path(os.environ['IQL_DATA_DIR']).rglob('*.tmp')\n"
-    "    path.write_bytes(real(data)[:100_000]), die()\n"
+    "    path.write_bytes(real(data, recipe)[:100_000]), die()\n"
     "made._content = part\n",
     "all is written": "os.fsync = die\n",
     "it is renamed": "real = os.replace\nos.replace = lambda *names: (real(*names), die())\n",

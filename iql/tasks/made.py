@@ -28,8 +28,9 @@ __all__ = ["MadeMaze2d", "make_file", "make_waypoint_data"]
 
 log = logging.getLogger(__name__)
 
-RECIPE = 1
-"""Raised whenever make_waypoint_data would give other numbers, so that files of an older one are remade."""
+RECIPE, WALKS_RECIPE = 1, 2
+"""Of one long walk, and of short ones. Raised whenever make_waypoint_data would give other numbers, so that files of an
+older one are remade."""
 
 MAKEABLE = {**MAZE2D, **STITCH}
 """The mazes that data can be made for, by their simulator's name."""
@@ -44,6 +45,7 @@ class MadeMaze2d(D4RLTask):
     made_rows   steps to make
     made_seed   seed of the controller's starts, goals and noise; another seed is another data set
     walk_steps  steps of a walk at most, None for D4RL's single one (make_waypoint_data)
+    cloning     share of episodes in which behaviour cloning of the task's own data reaches the goal, if measured
     The rest is D4RLTask's; with `path` that file is taken and nothing is made.
     """
 
@@ -52,6 +54,7 @@ class MadeMaze2d(D4RLTask):
         made_rows: int,
         made_seed: int,
         walk_steps: int | None = None,
+        cloning: float | None = None,
         **task: Any,
     ) -> None:
         super().__init__(**task)
@@ -62,6 +65,7 @@ class MadeMaze2d(D4RLTask):
         self.made_rows = made_rows
         self.made_seed = made_seed
         self.walk_steps = walk_steps
+        self.cloning = cloning
 
     def locate(self) -> Path:
         """The made file in the cache, made now if there is none or it is damaged. Raises UserError."""
@@ -76,8 +80,9 @@ class MadeMaze2d(D4RLTask):
             share = self.success_rate_of_data()
             data = f"by the data's own walk in {share:.0%} of its {self.horizon}-step windows"
             return [f"for comparison, goal reached {data}, {random}"]
+        cloning = f"by behaviour cloning in {self.cloning:.0%} (algorithm.beta=0), " if self.cloning is not None else ""
         return [
-            f"for comparison, goal reached {random}",
+            f"for comparison, goal reached {cloning}{random}",
             f"the data's walks take at most {self.walk_steps} steps; none leads from the start to the goal",
         ]
 
@@ -122,35 +127,36 @@ def make_file(name: str, maze: Maze, rows: int, seed: int, walk_steps: int | Non
     the same bytes. Raises UserError where it cannot be written.
     """
     path = place_of_made(name, rows, seed, walk_steps)
-    if path.exists() and complaint(path) is None:
+    recipe = RECIPE if walk_steps is None else WALKS_RECIPE
+    if path.exists() and complaint(path, recipe) is None:
         return path
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
             if path.exists():
-                if (problem := complaint(path)) is None:
+                if (problem := complaint(path, recipe)) is None:
                     return path
                 log.warning("%s %s; making it anew", path, problem)
             remove_temporaries(path.parent, path.name)  # their makers are gone: they would hold the lock
             with replacing(path) as file:  # opened first: a folder that takes no files shows at once
                 with _progress(path.name, rows) as progress:
                     data = make_waypoint_data(maze, rows, seed, progress, walk_steps=walk_steps)
-                file.write(_content(data))
+                file.write(_content(data, recipe))
     return path
 
 
-def complaint(path: Path) -> str | None:
+def complaint(path: Path, recipe: int) -> str | None:
     """What is wrong with a made file, to be read after its name; None if it is as it was made."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; mend or remove it") from error
-    if content[:USER_BLOCK] == _header(memoryview(content)[USER_BLOCK:]):
+    if content[:USER_BLOCK] == _header(memoryview(content)[USER_BLOCK:], recipe):
         return None
     return "is damaged, or was made by another version"
 
 
-def _content(data: dict[str, np.ndarray]) -> bytes:
+def _content(data: dict[str, np.ndarray], recipe: int) -> bytes:
     """The HDF5 file of `data`, its checksum in the user block that HDF5 leaves at the beginning.
 
     It is built in memory, since HDF5 does not recover from a disk that fills up.
@@ -160,12 +166,12 @@ def _content(data: dict[str, np.ndarray]) -> bytes:
             file.create_dataset(key, data=values, track_times=False)
         file.flush()
         body = file.id.get_file_image()  # without the user block
-    return _header(body) + body
+    return _header(body, recipe) + body
 
 
-def _header(body: bytes | memoryview) -> bytes:
+def _header(body: bytes | memoryview, recipe: int) -> bytes:
     """The user block [USER_BLOCK] of a made file: its recipe and the SHA-256 of all that follows."""
-    line = f"iql made data, recipe {RECIPE}, sha256 {hashlib.sha256(body).hexdigest()}\n"
+    line = f"iql made data, recipe {recipe}, sha256 {hashlib.sha256(body).hexdigest()}\n"
     return line.encode().ljust(USER_BLOCK, b"\0")
 
 

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from iql.errors import UserError
-from iql.tasks.maze2d import advance, compile_model
+from iql.tasks.maze2d import RADIUS, advance, compile_model
 from iql.tasks.mazes import REACH, Maze
 
 # D4RL's controller (its waypoint_controller and its generator of maze2d data)
@@ -21,7 +21,7 @@ SCATTER = 0.2  # waypoints lie up to this far (m) below their cell's index, per 
 NOISE = 0.5  # standard deviation of what is added to every action ("noisy" in D4RL's generator)
 
 # Ours, for walks that start anew: anywhere between the walls, at rest or not
-SPREAD = 0.2  # a walk starts up to this far (m) from the middle of its cell, per axis
+SPREAD = 0.49 - RADIUS  # a walk starts up to this far (m) from the middle of its cell, per axis
 SPEED = 1.0  # standard deviation of its velocity (m/s), per axis
 FOUND = 0.2  # share of the walks that begin near the maze's own goal and lead to it
 NEAR = 2  # cells that such a walk passes at most
