@@ -17,6 +17,9 @@ from conftest import Trainer, timeless
 PATIENCE = 300.0
 """Seconds after which a command that has not ended counts as hanging."""
 
+ORPHANED = "EOFError: Ran out of input"
+"""How the traceback ends that multiprocessing prints for a player whose parent was killed while it was starting it."""
+
 LEAVING = 5.0
 """Seconds that the processes of a session have to end after its command."""
 
@@ -72,7 +75,8 @@ class Ended:
     @property
     def faults(self) -> list[str]:
         """What must be so of no command, whatever happens to it."""
-        traceback = "Traceback" in self.stdout + self.stderr
+        said = self.stdout + self.stderr
+        traceback = said.count("Traceback") > said.count(ORPHANED)
         return [
             *([f"it hangs: {self.tail}"] if self.code is None else ()),
             *([f"a traceback: {self.tail}"] if traceback else ()),
