@@ -20,7 +20,7 @@ PATIENCE = 300.0
 ORPHANED = "EOFError: Ran out of input"
 """How the traceback ends that multiprocessing prints for a player whose parent was killed while it was starting it."""
 
-LEAVING = 5.0
+LEAVING = 30.0
 """Seconds that the processes of a session have to end after its command."""
 
 
