@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 import yaml
 from conftest import ROOT
 
@@ -17,6 +18,7 @@ def test_submitit_on_this_machine(train):
     assert (train.runs / "many" / "multirun.yaml").exists()  # Hydra's own files lie in the sweep's folder
 
 
+@pytest.mark.slow
 def test_optuna_gets_the_mean_of_the_last_ten_scores(train):
     optuna = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.direction=maximize")
     trials = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "algorithm.tau=interval(0.5,0.9)")

@@ -158,6 +158,7 @@ def test_no_home_directory_is_no_obstacle():
     native.load()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("c_compiler")
 def test_several_processes_may_compile_at_once(fresh, tmp_path):
     command = [sys.executable, "-c", "from iql import native; native.load()"]

@@ -540,6 +540,7 @@ def test_watch_follows_a_run_to_its_end(train, tmp_path):
     assert 'data-refresh=""' in page.read_text()  # a finished report is not loaded anew
 
 
+@pytest.mark.slow
 def test_watch_follows_a_sweep_from_before_its_first_run_to_its_last(tmp_path, environment):
     words = ["seed=0,1", "launcher.workers=1", f"runs={tmp_path}", "sweep.name=it"]
     command = [sys.executable, str(ROOT / "sweep.py"), *SMALL, *words]

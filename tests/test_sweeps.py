@@ -97,25 +97,25 @@ def lives(directory: Path) -> list[dict]:
 
 
 def test_a_sweep_on_this_machine(sweep, train):
-    words = (*SMALL, "algorithm.tau=0.7,0.9", "seed=0,1")
+    words = (*SMALL, "seed=0", "algorithm.tau=0.7,0.9")
     submitted = sweep(*words)
     assert submitted.returncode == 0, submitted.stderr
-    assert "to train: 4 runs in 4 jobs of 1" in submitted.stdout
+    assert "to train: 2 runs in 2 jobs of 1" in submitted.stdout
     assert "to train: 0 runs" in sweep(*words).stdout  # they wait or run
     watched = sweep.status("--watch", "--every", "1")
-    assert "4 runs: 4 done" in watched.stdout.splitlines()[-1]
+    assert "2 runs: 2 done" in watched.stdout.splitlines()[-1]
     assert train("seed=0").returncode == 0
     (alone,) = train.directories()
     (same,) = (path for path in directories(sweep) if path.parts[-2:] == alone.parts[-2:])
     assert numbers_of(same) == numbers_of(alone)
     (life,) = lives(same)
     assert life["threads"] == 1
-    assert json.loads((same / "manifest.json").read_text())["overrides"][-2:] == ["algorithm.tau=0.7", "seed=0"]
+    assert json.loads((same / "manifest.json").read_text())["overrides"][-2:] == ["seed=0", "algorithm.tau=0.7"]
     sweep.until(lambda states: states == {DONE} and not (sweep.ledger.folder / "local.json").exists())
-    more = sweep(*words[:-1], "seed=0,1,2")
-    assert "to train: 2 runs in 2 jobs" in more.stdout
+    more = sweep(*words[:-1], "algorithm.tau=0.7,0.8,0.9")
+    assert "to train: 1 runs in 1 jobs" in more.stdout
     sweep.until(lambda states: states == {DONE})
-    assert len(directories(sweep)) == 6
+    assert len(directories(sweep)) == 3
     assert not any("-" in each.code.name for each in sweep.ledger.submissions())  # jobs leave their code as it is
 
 
@@ -164,6 +164,7 @@ def test_kill_9_and_retry(sweep, undisturbed, victim):
     assert numbers_of(directory) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_submitters_of_one_sweep(sweep):
     both = [sweep.start(*SMALL, "seed=0,1") for _ in range(2)]
     shown = [process.communicate(timeout=200)[0] for process in both]
@@ -411,6 +412,7 @@ def test_the_ledger_refuses_another_versions_index(tmp_path):
         ledger.submissions()
 
 
+@pytest.mark.slow
 def test_file_operations_are_few_enough_for_a_network_file_system(train):
     """Per 1,000 updates at the default cadence."""
     count = """

@@ -506,6 +506,7 @@ def test_offline_life_comes_online_whole(process, server: FakeServer, tmp_path: 
     assert not list(tmp_path.glob("runs/a/wandb/offline-run-*")), "a later sync would send its rows again"
 
 
+@pytest.mark.slow
 def test_a_run_trained_anew_is_another_run_and_a_resumed_one_the_same(
     train: Trainer, server: FakeServer, tmp_path: Path
 ) -> None:

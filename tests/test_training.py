@@ -221,6 +221,7 @@ def test_kill_9_while_files_are_made_durable_leaves_no_trace(train, undisturbed,
     finish_and_compare(train, undisturbed)
 
 
+@slow
 def test_kill_9_between_writing_and_renaming_leaves_no_trace(train, undisturbed):
     for number in (4, 7, 5):
         killed = train("seed=[0,1]", patch=KILL_AT.format(function="replace", number=number))
@@ -236,6 +237,7 @@ def playing(train, tmp_path) -> Callable[[str], str]:
     return lambda how: f"import iql.players, disturbing\niql.players._play = disturbing.{how}\n"
 
 
+@slow
 def test_kill_9_when_an_evaluation_begins_leaves_no_trace(train, undisturbed):
     for number in (1, 2, 3, 3):  # of updates 20, 40 and 60, and the map's
         killed = train("seed=[0,1]", patch=SIGNAL_AT_EVALUATION.format(number=number, signal="SIGKILL"))
@@ -243,6 +245,7 @@ def test_kill_9_when_an_evaluation_begins_leaves_no_trace(train, undisturbed):
     finish_and_compare(train, undisturbed)
 
 
+@slow
 def test_kill_9_with_an_evaluation_under_way_since_an_earlier_checkpoint_leaves_no_trace(train, undisturbed, playing):
     killed = train("seed=[0,1]", "checkpoint.every=6", patch=playing("never") + stop_at(33))
     assert killed.returncode == -signal.SIGKILL
@@ -266,6 +269,7 @@ def test_players_die_with_a_killed_training(train, playing):
     assert not [child for child in children if child.is_running()]
 
 
+@slow
 def test_a_signal_does_not_wait_for_an_evaluation_and_the_resumed_run_plays_it(train, undisturbed, playing):
     stopped = train("seed=[0,1]", patch=playing("never") + signal_at(33))
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
@@ -318,6 +322,7 @@ def test_what_an_environment_raises_arrives(train, playing):
     assert result.stderr.splitlines()[-1] == "ZeroDivisionError: inside the simulator"
 
 
+@slow
 def test_kill_9_before_the_pictures_are_drawn_leaves_them_to_the_next_call(train, undisturbed):
     draw = "import os, signal\nfrom iql.reporting import figures\n"
     draw += "figures.learning_curve = lambda directory: os.kill(os.getpid(), signal.SIGKILL)"
@@ -325,6 +330,7 @@ def test_kill_9_before_the_pictures_are_drawn_leaves_them_to_the_next_call(train
     finish_and_compare(train, undisturbed)
 
 
+@slow
 def test_kill_9_in_the_middle_of_a_line_and_of_a_checkpoint_leaves_no_trace(train, undisturbed):
     for patch in (KILL_IN_LINE.format(number=1), KILL_IN_LINE.format(number=4), KILL_IN_CHECKPOINT):
         assert train("seed=[0,1]", patch=patch).returncode == -signal.SIGKILL
@@ -339,6 +345,7 @@ def start_until(train: Trainer, update: int, *overrides: str) -> commands.Proces
     return process
 
 
+@slow
 def test_kill_9_anywhere_leaves_no_trace_and_no_process(train, undisturbed):
     for update in (0, 17, 33, 58):
         process = start_until(train, update, "seed=[0,1]")
@@ -352,7 +359,7 @@ def test_kill_9_anywhere_leaves_no_trace_and_no_process(train, undisturbed):
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, signal.SIGTERM, *(pytest.param(n, marks=slow) for n in (signal.SIGUSR1, signal.SIGUSR2))],
+    [signal.SIGTERM, *(pytest.param(n, marks=slow) for n in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2))],
 )
 def test_a_signal_saves_says_how_to_go_on_and_exits_with_its_number(train, undisturbed, number):
     process = start_until(train, 33, "seed=[0,1]")
@@ -524,6 +531,7 @@ def test_a_read_only_folder_is_one_line_and_nothing_is_left(train, tmp_path):
     assert list(train.runs.iterdir()) == []
 
 
+@slow
 def test_other_threads_at_a_resume_are_told(train):
     assert train(patch=stop_at(50)).returncode == -signal.SIGKILL
     result = train("threads=2")
@@ -607,6 +615,7 @@ def test_a_users_own_policy_algorithm_and_tracker_take_their_places(train, tmp_p
     ]
 
 
+@slow
 def test_another_class_is_another_run(train, tmp_path):
     (tmp_path / "own_parts.py").write_text(OWN)
     train.environment["PYTHONPATH"] = str(tmp_path)
@@ -641,6 +650,7 @@ def test_with_trackers_a_killed_run_is_whole_in_each_of_them(train):
     assert [event.step for event in events.Scalars("train/value_loss")] == list(range(5, 61, 5))
 
 
+@slow
 def test_without_a_way_to_wandb_training_goes_on_and_the_record_is_complete(train, undisturbed):
     unreachable = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_RUN_ID": "stray"}
     train.environment.update(unreachable)
@@ -651,6 +661,7 @@ def test_without_a_way_to_wandb_training_goes_on_and_the_record_is_complete(trai
     assert not list(train.runs.rglob("*stray*"))
 
 
+@slow
 def test_a_run_goes_on_on_the_code_path_that_it_began_on(train):
     assert train("code_path=plain", patch=stop_at(50)).returncode == -signal.SIGKILL
     refused = train("code_path=fused")
@@ -662,6 +673,7 @@ def test_a_run_goes_on_on_the_code_path_that_it_began_on(train):
     assert [life["code_path"] for life in lives] == ["plain", "plain"]
 
 
+@slow
 def test_a_run_has_the_same_bits_alone_and_in_a_pack_with_one_thread_a_member(train, trainer_in, tmp_path):
     assert train("seed=[0,1,2]", "threads=2", "updates=20").returncode == 0
     alone = trainer_in(tmp_path / "alone")
