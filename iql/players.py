@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import logging
 import multiprocessing
 import os
@@ -54,7 +55,7 @@ class Players:
     workers  how many; None: one a core, at most MOST and one a chunk
     members, episodes  what an evaluation is of
 
-    Raises UserError for a task that cannot be sent to another process.
+    Raises UserError for a task that cannot be sent to another process, and where no process can be started.
     """
 
     def __init__(self, task: Task, workers: int | None, members: int, episodes: int) -> None:
@@ -65,20 +66,21 @@ class Players:
         _start_tracker()
         self._pool = ProcessPoolExecutor(workers, self._context, _begin, stage)
         self._given: list[Future] = []
-        self._starting = [self._pool.submit(_ready) for _ in range(workers)]
+        try:
+            self._starting = [self._submit(_ready) for _ in range(workers)]
+        except UserError:
+            self.close()
+            raise
 
     def play(self, act: bytes, seeds: Sequence[int], keep_observations: bool = False) -> list[Future[Episodes]]:
         """One member's episodes, a future for each chunk of them; act is a pickled Act of batches [CHUNK, …].
 
         Raises UserError where a player died.
         """
-        try:
-            futures = [
-                self._pool.submit(_play, act, chunk, keep_observations, number * CHUNK)
-                for number, chunk in enumerate(_chunks(seeds))
-            ]
-        except BrokenProcessPool:
-            raise self._death() from None
+        futures = [
+            self._submit(_play, act, chunk, keep_observations, number * CHUNK)
+            for number, chunk in enumerate(_chunks(seeds))
+        ]
         self._given = [future for future in self._given if not future.done()] + futures
         return futures
 
@@ -104,13 +106,27 @@ class Players:
         self._pool.shutdown(wait=True, cancel_futures=True)
         hurry.cancel()
 
+    def _submit(self, *call: Any) -> Future:
+        """Hand a call to the players, of which this may start another. Raises UserError."""
+        try:
+            return self._pool.submit(*call)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOMEM):
+                raise UserError(
+                    f"a process that plays the evaluation's episodes cannot be started: {error.strerror}; "
+                    "evaluation.workers=N makes them fewer"
+                ) from error
+            raise self._death() from None  # of a player, before or while another was started
+        except BrokenProcessPool:
+            raise self._death() from None
+
     def _death(self) -> UserError:
         how, patience = None, time.monotonic() + CLOSING
         while how is None and time.monotonic() < patience:  # the system may take a moment to say how it ended
             codes = [player.exitcode for player in self._context.players if not player.killed]
             how = next((code for code in codes if code is not None), None)
             time.sleep(0.01)
-        cause = f"exit code {how}" if how is None or how > 0 else signal.Signals(-how).name
+        cause = "while it was started" if how is None else f"exit code {how}" if how > 0 else signal.Signals(-how).name
         if how == -signal.SIGKILL:
             cause += ", most likely for lack of memory: each takes some 100 MB, evaluation.workers=N makes them fewer"
         return UserError(

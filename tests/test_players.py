@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from iql.acting import Perceptron
 from iql.config import read
 from iql.errors import UserError
 from iql.evaluation import EpisodeError, Episodes, joined
-from iql.players import CHUNK, MOST, Players, step_seconds
+from iql.players import CHUNK, MOST, Players, _Player, step_seconds
 from iql.schema import constructor_arguments
 from iql.tasks import simulators
 from iql.tasks.custom import FileTask
@@ -184,6 +186,37 @@ def test_a_killed_player_is_a_user_error_that_names_the_cause(players_of):
         players.play(perceptron(1, 1), [1])
     gone, left = psutil.wait_procs(workers_of_it, timeout=10)
     assert not left
+
+
+def test_a_player_killed_while_the_next_is_started_is_a_user_error_too(monkeypatch):
+    pools, started = [], []
+
+    def pool(*arguments):
+        pools.append(ProcessPoolExecutor(*arguments))
+        return pools[-1]
+
+    def start(self, real=_Player.start):
+        if started:
+            started[0].kill()
+            while not pools[0]._broken:
+                time.sleep(0.01)
+        started.append(self)
+        real(self)
+
+    monkeypatch.setattr("iql.players.ProcessPoolExecutor", pool)
+    monkeypatch.setattr(_Player, "start", start)
+    with pytest.raises(UserError, match="SIGKILL"):
+        Players(OddTask(), 2, 1, 10)
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+def test_a_system_that_starts_no_process_is_a_user_error(monkeypatch, number):
+    def start(self):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(_Player, "start", start)
+    with pytest.raises(UserError, match=rf"cannot be started: {os.strerror(number)}; evaluation\.workers=N"):
+        Players(OddTask(), 2, 1, 10)
 
 
 def test_closing_ends_players_in_the_middle_of_a_chunk(players_of):
