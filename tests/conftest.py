@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ FOREIGN = ("WANDB_", "SLURM_", "SBATCH_", "D4RL_", "IQL_", "HYDRA_", "MINARI_", 
 for name in [name for name in os.environ if name.startswith(FOREIGN) and not name.startswith("IQL_TEST_")]:
     del os.environ[name]
 os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+if os.path.expanduser("~") == "~":  # an account without a home directory, which W&B's own commands need
+    os.environ["HOME"] = tempfile.mkdtemp()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `nohup pytest &` leaves it ignored, for children too
 
 # A training of seconds that passes every station: several checkpoints and evaluations, the maze's map.
@@ -129,6 +132,12 @@ def native_library() -> Any:
         return native.load()
     except native.Unavailable as error:
         pytest.skip(str(error))
+
+
+def refusal_of(result: commands.CompletedProcess[str]) -> str:
+    """The one line in which train.py refuses; what it said before may be there too."""
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("train.py: "))
+    return line
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -31,7 +32,7 @@ packs.Pack.save = once
 def killed(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """The folder of a run that was killed after its checkpoint of update 40 of 60."""
     folder = tmp_path_factory.mktemp("killed") / "runs"
-    environment = {"PATH": "/usr/bin:/bin", "IQL_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "IQL_DATA_DIR": str(data_dir)}
     assert Trainer(folder, environment)(patch=KILL).returncode == -9
     return folder
 

@@ -365,6 +365,11 @@ def test_facts_are_the_versions_that_the_interpreter_has(stand_in, monkeypatch):
         legacy.facts()
 
 
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_directory_there_is_no_mujoco_in_it():
+    assert legacy_server.mujoco_folder() is None
+
+
 def test_what_the_old_stack_needs_stands_in_the_extra():
     done = commands.run(
         [sys.executable, str(ROOT / "scripts/legacy.py"), "--help"], capture_output=True, text=True, check=False

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Trainer
+from conftest import Trainer, refusal_of
 from test_training import stop_at
 
 from iql import checkpoints
@@ -46,7 +46,7 @@ def test_lost_checkpoints_are_said_and_nothing_is_begun_anew(train, killed, memb
     kept = [(directory / "metrics.jsonl").read_bytes() for directory in killed]
     result = train(f"seed={list(range(members))}", PLAIN[1])
     assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
+    line = refusal_of(result)
     if members == 1:
         assert f"{killed[0] / 'checkpoints'}: no checkpoint is left, though there were some" in line
     else:

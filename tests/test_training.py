@@ -14,7 +14,7 @@ import commands
 import mujoco
 import psutil
 import pytest
-from conftest import Trainer, mounts, numbers_of
+from conftest import Trainer, mounts, numbers_of, refusal_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iql import checkpoints
@@ -303,11 +303,10 @@ def test_the_record_is_the_same_however_many_play_and_however_long_they_take(tra
 def test_a_killed_player_is_one_line_that_names_the_likely_cause(train, undisturbed, playing):
     result = train("seed=[0,1]", "evaluation.workers=1", patch=playing("die"))
     assert result.returncode == 1
-    refusal = [line for line in result.stderr.splitlines() if line.startswith("train.py:")]
-    assert len(refusal) == 1
-    assert "SIGKILL" in refusal[0]
-    assert "memory" in refusal[0]
-    assert "the same command goes on" in refusal[0]
+    refusal = refusal_of(result)
+    assert "SIGKILL" in refusal
+    assert "memory" in refusal
+    assert "the same command goes on" in refusal
     assert "Traceback" not in result.stderr
     finish_and_compare(train, undisturbed)
 
@@ -401,8 +400,7 @@ def test_a_second_process_says_who_owns_the_run_and_leaves(train):
     first = start_until(train, 17)
     second = train()
     assert second.returncode == 1
-    assert f"is being trained by process {first.pid}" in second.stderr
-    assert len(second.stderr.splitlines()) == 1
+    assert f"is being trained by process {first.pid}" in refusal_of(second)
     first.kill()
     first.communicate()
     assert train().returncode == 0  # a dead owner's run is taken over at once
@@ -509,11 +507,8 @@ exit $code
 """
     command = ["unshare", "-m", "bash", "-c", script, "-", *train.command("network.hidden_dims=[64,64]")]
     result = subprocess.run(command, env=train.environment, capture_output=True, text=True, timeout=120)
-    lines = result.stderr.splitlines()
     assert result.returncode == 1, result.stderr
-    refusals = [line for line in lines if line.startswith("train.py:")]
-    assert len(refusals) == 1
-    assert "no space left" in refusals[0]
+    assert "no space left" in refusal_of(result)
     assert "Traceback" not in result.stderr
 
 
@@ -524,9 +519,8 @@ def test_a_read_only_folder_is_one_line_and_nothing_is_left(train, tmp_path):
     command = ["unshare", "-m", "bash", "-c", script, "-", *train.command()]
     result = subprocess.run(command, env=train.environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
-    refusal = [line for line in result.stderr.splitlines() if line.startswith("train.py:")]
-    assert len(refusal) == 1
-    assert "read-only" in refusal[0]
+    refusal = refusal_of(result)
+    assert "read-only" in refusal
     assert "Traceback" not in result.stderr
     assert list(train.runs.iterdir()) == []
 
@@ -629,10 +623,9 @@ def test_what_a_users_constructor_raises_is_one_line_that_names_its_place(train,
     train.environment["PYTHONPATH"] = str(tmp_path)
     result = train("+tracker.mine={_target_:own_parts.broken}")
     assert result.returncode == 1
-    refusal = [line for line in result.stderr.splitlines() if line.startswith("train.py:")]
-    assert len(refusal) == 1
-    assert "own_parts.broken" in refusal[0]
-    assert "not today" in refusal[0]
+    refusal = refusal_of(result)
+    assert "own_parts.broken" in refusal
+    assert "not today" in refusal
     assert "Traceback" not in result.stderr
 
 

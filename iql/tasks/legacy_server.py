@@ -207,7 +207,7 @@ def mujoco_folder() -> Path | None:
     """MuJoCo 2.1.0: what scripts/legacy.py put into this environment, free-mujoco-py's own, or the user's."""
     found = importlib.util.find_spec("mujoco_py")
     packaged = Path(found.origin).parent / "binaries/linux" if found and found.origin else Path()
-    places = [Path(sys.prefix), packaged, Path.home() / ".mujoco"]
+    places = [Path(sys.prefix), packaged, Path(os.path.expanduser("~/.mujoco"))]
     return next((place / "mujoco210" for place in places if (place / "mujoco210/bin").is_dir()), None)
 
 
