@@ -130,8 +130,8 @@ class Players:
         if how == -signal.SIGKILL:
             cause += ", most likely for lack of memory: each takes some 100 MB, evaluation.workers=N makes them fewer"
         return UserError(
-            f"a process that plays the evaluation's episodes died ({cause}); the same command goes on from the last "
-            "checkpoint"
+            f"a process that plays the evaluation's episodes died ({cause}); give the same command again: a training "
+            "goes on from its last checkpoint"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,11 +15,12 @@ import commands
 import psutil
 import pytest
 from conftest import ROOT, SMALL, numbers_of
+from filelock import FileLock
 
 from iql import checkpoints
 from iql.catalogue import CONF
 from iql.errors import UserError
-from iql.launching import command, grid, plan
+from iql.launching import command, grid, local, plan
 from iql.launching.ledger import Ledger
 from iql.launching.standing import CANCELLED, DONE, FAILED, LOST, NEW, RUNNING, WAITING, Follower, Standing
 from iql.leases import STALE_SECONDS
@@ -401,6 +403,35 @@ def test_status_reads_a_finished_run_once(sweep, monkeypatch):
     (folder / "task" / "default-0" / "seed=3" / "summary.json").unlink()
     looked = Follower(sweep.ledger).standings(trust=False)  # a submitter looks for itself
     assert looked["task/default-0/seed=3"].state == LOST
+
+
+def test_a_submitter_never_takes_a_process_that_is_about_to_end_for_one_that_serves(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    serving = FileLock(tmp_path / "serving")
+    seen = []
+
+    class Watched(Ledger):
+        @contextlib.contextmanager
+        def lock(self):
+            with super().lock():
+                yield
+                seen.append(serving.is_locked)  # the last moment at which no submitter adds to the ledger
+
+    ledger = Watched(tmp_path / "it")
+    ledger.folder.mkdir(parents=True)
+    with serving.acquire():
+        local.Server(ledger, 0, serving).serve()
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3"])
+def test_a_damaged_local_json_is_named(sweep, content):
+    (sweep.ledger.folder / "1").mkdir(parents=True)
+    path = sweep.ledger.folder / "local.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"{path}: not what a process that starts jobs writes; delete it"):
+        local._state(sweep.folder)
+    path.unlink()
 
 
 def test_the_ledger_refuses_another_versions_index(tmp_path):

@@ -306,7 +306,7 @@ def test_a_killed_player_is_one_line_that_names_the_likely_cause(train, undistur
     refusal = refusal_of(result)
     assert "SIGKILL" in refusal
     assert "memory" in refusal
-    assert "the same command goes on" in refusal
+    assert "the same command again" in refusal
     assert "Traceback" not in result.stderr
     finish_and_compare(train, undisturbed)
 

@@ -30,6 +30,9 @@ from iql.trust import LAUNCHERS, made
 POLL_SECONDS = 0.2
 STOP_SECONDS = 120.0  # that a job has to save, before it is killed
 
+STATE = {"host", "pid", "first", "taken", "running"}
+"""What the process that serves a sweep says of itself in local.json."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -173,6 +176,8 @@ def _state(sweep: Path) -> dict | None:
     state = read_json(path)
     if state is None:
         return None
+    if not isinstance(state, dict) or not state.keys() >= STATE:
+        raise UserError(f"{path}: not what a process that starts jobs writes; delete it")
     if state["host"] == socket.gethostname():
         return state if _server(state, sweep) else None
     return state if time.time() - path.stat().st_mtime < STALE_SECONDS else None
@@ -189,9 +194,10 @@ def _waiting(submissions: Sequence[Submission], taken: dict[int, int]) -> dict[P
 class Server:
     """The process that starts a sweep's jobs: in order, one a slot, until none waits or it is told to stop."""
 
-    def __init__(self, ledger: Ledger, first: int):
+    def __init__(self, ledger: Ledger, first: int, serving: FileLock):
         self.ledger = ledger
         self.first = first
+        self.serving = serving
         self.taken: dict[int, int] = {}
         self.free: list[Slot] = []
         self.running: dict[subprocess.Popen, tuple[Place, Slot]] = {}
@@ -200,7 +206,10 @@ class Server:
         signal.signal(signal.SIGINT, self._stop)
 
     def serve(self) -> None:
-        """Until nothing is left: whether that is so is looked at while no submitter can add to it."""
+        """Until nothing is left: whether that is so is looked at while no submitter can add to it.
+
+        The lock `serving` goes first: a submitter that came in between would take this process for one that serves.
+        """
         for first in self._submissions()[:1]:  # none if they were cancelled before this process came to them
             self.free = made(first.launcher, LAUNCHERS, f"{first.folder}/index.json: its launcher").slots()
         while True:
@@ -211,6 +220,7 @@ class Server:
             with self.ledger.lock():
                 if self._next() is None:
                     self._state_path.unlink(missing_ok=True)
+                    self.serving.release()
                     return
         self._state_path.unlink(missing_ok=True)
 
@@ -310,13 +320,12 @@ def main() -> None:
     parser.add_argument("sweep", type=Path)
     parser.add_argument("first", type=int)
     options = parser.parse_args()
-    lock = FileLock(_lock(options.sweep))
+    serving = FileLock(_lock(options.sweep))
     try:
-        lock.acquire(timeout=5)
+        with serving.acquire(timeout=5):
+            Server(Ledger(options.sweep), options.first, serving).serve()
     except Timeout:
         return  # another one serves this sweep, and will see the new jobs
-    with lock:
-        Server(Ledger(options.sweep), options.first).serve()
 
 
 if __name__ == "__main__":
