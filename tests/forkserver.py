@@ -100,7 +100,7 @@ def become(request: dict, streams: tuple[int, ...]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     sys.path[1:1] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as an interpreter that is starting
     if os.isatty(1):
         sys.stdout.reconfigure(line_buffering=True)
 
@@ -113,6 +113,7 @@ def execute(command: list[str]) -> None:
     else:
         module.__file__, sys.argv, sys.path[0] = command[0], command, str(Path(command[0]).parent)
         code = compile(Path(command[0]).read_bytes(), command[0], "exec")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         exec(code, vars(module))
     except SystemExit as end:
