@@ -172,7 +172,7 @@ def test_equal_numbers_are_one_value_of_the_schemas_type():
 
 
 def test_equal_numbers_are_one_value_of_a_users_own_class(monkeypatch, tmp_path):
-    (tmp_path / "own_network.py").write_text(
+    (tmp_path / "scaled_network.py").write_text(
         "from __future__ import annotations\n"
         "class Own:\n"
         "    def __init__(self, observation_dim, action_dim, gain: float, widths: list[float] | None,\n"
@@ -182,7 +182,7 @@ def test_equal_numbers_are_one_value_of_a_users_own_class(monkeypatch, tmp_path)
     own = composed()
     OmegaConf.set_struct(own, False)
     arguments = {"gain": 1, "widths": [1, 2.5], "depth": 2, "scale": 2, "either": 3, "free": 4}
-    own.network.policy = {"_target_": "own_network.Own", **arguments}
+    own.network.policy = {"_target_": "scaled_network.Own", **arguments}
     (member,) = config.read(own)
     values = list(member["network"]["policy"].values())
     assert repr(values[1:]) == "[1.0, [1.0, 2.5], 2, 2.0, 3, 4]"
