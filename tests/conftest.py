@@ -41,6 +41,7 @@ SMALL = (
     "checkpoint.every=20",
     "evaluation.every=20",
     "evaluation.episodes=2",
+    "evaluation.workers=1",  # starting one takes most of what its episodes take
     "network.hidden_dims=[16,16]",
     "batch_size=32",
     "threads=1",

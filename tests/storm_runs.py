@@ -34,15 +34,15 @@ class Kind:
 
 
 KINDS = (
-    Kind("a run"),
+    Kind("a run", ("evaluation.workers=2",)),
     Kind("a run that makes its data", ("env.made_rows=20000",), own_data=True),
     Kind("a run on the plain path", ("code_path=plain", "checkpoint.every=7", "checkpoint.keep=3")),
     Kind("a run with a checkpoint after each update", ("updates=30", "checkpoint.every=1", "log_every=1")),
     Kind("a run with TensorBoard", ("tracker=tensorboard", "evaluation.workers=2", "evaluation.episodes=10")),
     Kind("a run without evaluations", ("evaluation=none", "updates=2000", "log_every=100", "checkpoint.every=50")),
-    Kind("a pack of 2", ("seed=[0,1]",)),
-    Kind("a pack of 2 with one player", ("seed=[3,4]", "evaluation.workers=1", "checkpoint.every=15")),
-    Kind("a pack of 2 that makes its data", ("seed=[0,5]", "checkpoint.keep=3", "evaluation.workers=1"), own_data=True),
+    Kind("a pack of 2", ("seed=[0,1]", "evaluation.workers=2")),
+    Kind("a pack of 2 with one player", ("seed=[3,4]", "checkpoint.every=15")),
+    Kind("a pack of 2 that makes its data", ("seed=[0,5]", "checkpoint.keep=3"), own_data=True),
     Kind(
         "a pack of 3 with two players",
         (

@@ -84,6 +84,7 @@ def test_what_it_says(run, tmp_path):
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_neither_workers_nor_episodes_beside_it_change_an_episode(run, tmp_path):
     one = saved(tmp_path, run, "--episodes", "11", "--workers", "1")
     two = saved(tmp_path, run, "--episodes", "11", "--workers", "2")

@@ -10,6 +10,7 @@ import yaml
 from conftest import ROOT
 
 
+@pytest.mark.slow
 def test_submitit_on_this_machine(train):
     done = train("hydra/launcher=submitit_local", "seed=0,1", "sweep.name=many", "--multirun")
     assert done.returncode == 0, done.stderr

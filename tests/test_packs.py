@@ -54,6 +54,7 @@ def test_lost_checkpoints_are_said_and_nothing_is_begun_anew(train, killed, memb
     assert [(directory / "metrics.jsonl").read_bytes() for directory in killed] == kept
 
 
+@pytest.mark.slow
 def test_stale_checkpoints_do_not_evict_the_one_just_written(train, killed):
     """A run that goes on from an older one than it has leaves those of its earlier life behind."""
     for directory in killed:

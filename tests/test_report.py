@@ -523,6 +523,7 @@ def test_only_what_changed_is_read_again(grid, monkeypatch):
     assert seen[24:] == [changed.parent]
 
 
+@pytest.mark.slow
 def test_watch_follows_a_run_to_its_end(train, tmp_path):
     page = tmp_path / "report.html"
     training = train.start("updates=30000", "log_every=100", "checkpoint.every=10000", "evaluation.every=5000")

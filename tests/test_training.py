@@ -192,12 +192,14 @@ def test_a_run_directory_holds_everything_and_the_same_command_does_nothing_more
     }
 
 
+@slow
 def test_what_does_not_decide_the_numbers_does_not_change_the_directory(train):
     assert train("updates=20").returncode == 0
     assert "done already" in train("updates=20", "checkpoint.every=7", "log_every=3", "device=cpu").stderr
     assert len(train.directories()) == 1
 
 
+@slow
 def test_a_pack_is_one_run_a_seed_and_each_equals_the_run_alone(train, trainer_in, tmp_path):
     assert train("seed=[0,1]", "updates=100").returncode == 0
     assert [directory.name for directory in train.directories()] == ["seed=0", "seed=1"]
@@ -291,9 +293,8 @@ def test_a_signal_does_not_wait_for_an_evaluation_and_the_resumed_run_plays_it(t
     finish_and_compare(train, undisturbed)
 
 
-@pytest.mark.parametrize(
-    "overrides", [["evaluation.workers=1"], pytest.param(["evaluation.workers=3", "log_every=5"], marks=slow)], ids=str
-)
+@slow
+@pytest.mark.parametrize("overrides", [["evaluation.workers=2"], ["evaluation.workers=3", "log_every=5"]], ids=str)
 def test_the_record_is_the_same_however_many_play_and_however_long_they_take(train, undisturbed, playing, overrides):
     result = train("seed=[0,1]", *overrides, patch=playing("late"))
     assert result.returncode == 0, result.stderr
@@ -301,7 +302,7 @@ def test_the_record_is_the_same_however_many_play_and_however_long_they_take(tra
 
 
 def test_a_killed_player_is_one_line_that_names_the_likely_cause(train, undisturbed, playing):
-    result = train("seed=[0,1]", "evaluation.workers=1", patch=playing("die"))
+    result = train("seed=[0,1]", patch=playing("die"))
     assert result.returncode == 1
     refusal = refusal_of(result)
     assert "SIGKILL" in refusal
@@ -453,6 +454,7 @@ def test_when_all_checkpoints_are_damaged_nothing_is_restarted_silently(train):
     assert sorted((directory / "checkpoints").glob("*.ckpt")) == files
 
 
+@slow
 def test_a_pack_without_a_sound_checkpoint_in_common_is_not_restarted_silently(train):
     assert train("seed=[0,1]", patch=stop_at(50)).returncode == -signal.SIGKILL
     first, second = ((directory / "checkpoints") for directory in train.directories())
@@ -533,6 +535,7 @@ def test_other_threads_at_a_resume_are_told(train):
     assert "threads was 1, is 2" in result.stderr
 
 
+@slow
 def test_any_torch_optimizer_can_take_the_place_from_the_command_line(train):
     result = train("optimizer._target_=torch.optim.SGD", "+optimizer.momentum=0.9", "updates=20")
     assert result.returncode == 0, result.stderr
@@ -629,6 +632,7 @@ def test_what_a_users_constructor_raises_is_one_line_that_names_its_place(train,
     assert "Traceback" not in result.stderr
 
 
+@slow
 def test_with_trackers_a_killed_run_is_whole_in_each_of_them(train):
     assert train("tracker=all", patch=stop_at(50)).returncode == -signal.SIGKILL
     result = train("tracker=all")
