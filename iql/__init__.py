@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iql.policy import load_policy
+    from iql.policies.policy import load_policy
 
 __all__ = ["load_policy"]
 __version__ = "0.1.0"
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """load_policy where it is asked for: `import iql` alone imports no torch."""
     if name == "load_policy":
-        from iql.policy import load_policy
+        from iql.policies.policy import load_policy
 
         return load_policy
     raise AttributeError(f"module 'iql' has no attribute {name!r}")

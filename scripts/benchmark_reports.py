@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmark_sweeps import measured
 
-from iql import config as configuration
-from iql.catalogue import CONF
-from iql.config import Settings
-from iql.runs import FORMAT, Run
+from iql.config import settings as configuration
+from iql.config.folders import CONF
+from iql.config.settings import Settings
+from iql.runs.run import FORMAT, Run
 
 TASKS = [
     f"{robot}-{data}-v2"

@@ -1,57 +1,14 @@
-"""A trained policy as a file for other programs, with a model card beside it.
+"""Export a trained policy as a file for other programs, with a model card beside it.
 
-python scripts/export.py RUN --out policy.onnx              # for onnxruntime, any language
-python scripts/export.py RUN --out policy.pt2               # for torch.export.load, without iql
-python scripts/export.py RUN --out policy.safetensors       # for iql.load_policy, one file without its run
-
-RUN is a run's directory. Each file is read back and compared with PyTorch before it takes its name.
+python scripts/export.py RUN --out policy.onnx
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from iql import complaints
-from iql.errors import UserError
-from iql.exporting import FORMATS, export
-from iql.model_card import model_card
-from iql.policy import load_policy
-from iql.storage import replace_file
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's directory")
-    parser.add_argument("--out", nargs="+", type=Path, required=True, metavar="FILE", help=", ".join(FORMATS))
-    parser.add_argument("--trust", action="store_true", help="run classes that the run names and iql does not have")
-    options = parser.parse_args()
-    return complaints.exit_code_of(lambda: write(options.run, options.out, options.trust))
-
-
-def write(run: Path, files: list[Path], trust: bool) -> None:
-    """The policy in every form, and a card beside each name; trust as in iql.load_policy. Raises UserError."""
-    for file in files:
-        if file.suffix not in FORMATS:
-            raise UserError(f"--out {file}: must end in {', '.join(FORMATS)}")
-        if not file.parent.is_dir():
-            raise UserError(f"--out {file}: there is no folder {file.parent}; make it first")
-    if run.is_file():
-        raise UserError(f"{run}: give the directory of its run, which the model card is made of")
-    policy = load_policy(run, trust)
-    if policy.settings is not None and policy.update < policy.settings["updates"]:
-        print(f"{run}: under way; the policy is that of update {policy.update:,}")
-    for file in files:
-        difference = export(policy, file)
-        print(f"{file}: {policy.task}, update {policy.update:,}; differs from PyTorch by {difference:.1g} at most")
-    for card in dict.fromkeys(file.with_suffix(".md") for file in files):
-        own = [file for file in files if file.with_suffix(".md") == card]
-        replace_file(card, model_card(policy, run, own).encode())
-        print(card)
-
+from iql.commands import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.export()

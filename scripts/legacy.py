@@ -11,7 +11,6 @@ docs/legacy.md has what they printed.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 import shutil
@@ -26,8 +25,9 @@ sys.path.insert(0, str(ROOT))
 
 from legacy_comparison import IDS, SEARCHED, SLOTS, clone, compare, search  # noqa: E402
 
+from iql.commands.exit_codes import exit_code_of  # noqa: E402
+from iql.envs.legacy import client  # noqa: E402
 from iql.errors import UserError  # noqa: E402
-from iql.tasks import legacy  # noqa: E402
 
 MUJOCO_WHEEL = "free-mujoco-py==2.1.6"
 """Brings MuJoCo 2.1.0; its Python code is not used, since it declares itself for Python < 3.11 only."""
@@ -58,9 +58,9 @@ def setup(options: argparse.Namespace) -> None:
     if not (venv / "mujoco210").exists():
         _fetch_mujoco(python, venv)
     os.environ["IQL_LEGACY_PYTHON"] = str(python)
-    legacy.LegacyEnvs("hopper-medium-v2", 1, 1000, 11, 3).close()
-    print(", ".join(f"{name} {version}" for name, version in legacy.facts().items() if name != "physics"))
-    if venv == legacy.VENV:
+    client.LegacyEnvs("hopper-medium-v2", 1, 1000, 11, 3).close()
+    print(", ".join(f"{name} {version}" for name, version in client.facts().items() if name != "physics"))
+    if venv == client.VENV:
         print("env.physics=legacy is ready")
     else:
         print(f"env.physics=legacy is ready with IQL_LEGACY_PYTHON={python}")
@@ -104,11 +104,11 @@ def _run(command: list[str]) -> None:
         raise UserError(f"`{' '.join(command)}` failed: {(lines or ['it said nothing'])[-1]}")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="setup|compare|clone|search")
     making = commands.add_parser("setup", help="make the old stack's virtual environment")
-    making.add_argument("--venv", type=Path, default=legacy.VENV, help="where (default: %(default)s)")
+    making.add_argument("--venv", type=Path, default=client.VENV, help="where (default: %(default)s)")
     making.add_argument("--python", default=sys.executable, help="Python 3.10 to 3.12 to make it with (default: this)")
     making.set_defaults(command=setup)
     comparing = commands.add_parser("compare", help="hold our simulators against the old stack")
@@ -128,13 +128,9 @@ def main(arguments: list[str] | None = None) -> None:
     searching.add_argument("name", choices=[name for name in IDS if name in SEARCHED])
     searching.add_argument("--trials", type=int, default=300)
     searching.set_defaults(command=search)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        options.command(options)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    options = parser.parse_args()
+    return exit_code_of(lambda: options.command(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from iql.envs.legacy import client
+from iql.envs.registry import SIMULATORS, make
 from iql.errors import UserError
-from iql.tasks import legacy
-from iql.tasks.simulators import SIMULATORS, make
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -186,7 +186,7 @@ def compare(options: argparse.Namespace) -> None:
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
     for name in options.names:
         entry = SIMULATORS[name]
-        envs = legacy.LegacyEnvs(IDS[name], SLOTS, entry.horizon, entry.observation_dim, entry.action_dim)
+        envs = client.LegacyEnvs(IDS[name], SLOTS, entry.horizon, entry.observation_dim, entry.action_dim)
         here: list[Any] = [make(name).unwrapped for _ in range(SLOTS)]
         errors, ends = one_step(envs, here[0], policies[name], options.steps)
         theirs, ours, parted = episodes(envs, here, policies[name], options.episodes)
@@ -194,7 +194,7 @@ def compare(options: argparse.Namespace) -> None:
         print(_row(name, errors, ends, theirs, ours, parted), flush=True)
 
 
-def one_step(envs: legacy.LegacyEnvs, env: Any, policy: Policy, steps: int) -> tuple[list[float], bool]:
+def one_step(envs: client.LegacyEnvs, env: Any, policy: Policy, steps: int) -> tuple[list[float], bool]:
     """Largest error of state, observation and reward over steps from equal states, and whether all ends agree.
 
     The states are those that the policy, with noise, visits in the legacy stack.
@@ -227,7 +227,7 @@ def one_step(envs: legacy.LegacyEnvs, env: Any, policy: Policy, steps: int) -> t
     return errors, ends
 
 
-def fresh(envs: legacy.LegacyEnvs, slots: Iterable[int], first: int = 0) -> np.ndarray:
+def fresh(envs: client.LegacyEnvs, slots: Iterable[int], first: int = 0) -> np.ndarray:
     """Put `slots` at the start of episodes first + slot; the observations of all."""
     mask = np.isin(np.arange(SLOTS), list(slots))
     seeds: list[int | None] = list(range(first, first + SLOTS))
@@ -241,7 +241,7 @@ def fresh(envs: legacy.LegacyEnvs, slots: Iterable[int], first: int = 0) -> np.n
 
 
 def episodes(
-    envs: legacy.LegacyEnvs, here: list[Any], policy: Policy, total: int
+    envs: client.LegacyEnvs, here: list[Any], policy: Policy, total: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns [total] in the legacy stack and here from the same starts, and the steps [total] at which they part.
 

@@ -1,115 +1,15 @@
-"""What runs came to: tables with intervals beside the published numbers, and a page of charts.
+"""The results of runs: tables with intervals beside the published numbers, and a page of charts.
 
-python scripts/report.py runs/locomotion                              # tables in the terminal
-python scripts/report.py runs/locomotion --out report.html table.tex  # a page that needs no network, and a table
-python scripts/report.py runs/locomotion --out curves.svg             # every task's learning curves, for a paper
-python scripts/report.py runs/smoke --out report.html --watch         # kept current until every run has ended
-
-Reads run directories alone: finished, running and failed ones. Folders may be runs, sweeps or whatever holds them.
+python scripts/report.py runs/locomotion
+python scripts/report.py runs/locomotion --out report.html table.tex
 """
 
-from __future__ import annotations
-
-import argparse
-import contextlib
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-
-from rich.console import Console
-from rich.live import Live
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from iql import complaints
-from iql.errors import UserError
-from iql.launching.ledger import Ledger
-from iql.launching.standing import UNKNOWN, WAITING, Follower
-from iql.launching.tables import console
-from iql.reporting import tables
-from iql.reporting.images import image
-from iql.reporting.page import html
-from iql.reporting.reading import RUNNING, NoRuns, Reader
-from iql.reporting.results import Report, compile_report
-from iql.storage import replace_file
-
-FORMATS: dict[str, Callable[[Report], str | bytes]] = {
-    ".md": tables.markdown,
-    ".csv": tables.comma_separated,
-    ".tex": tables.latex,
-    ".png": lambda report: image(report, "png"),
-    ".svg": lambda report: image(report, "svg"),
-}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="run directories, or folders of them")
-    parser.add_argument("--out", nargs="+", type=Path, default=[], metavar="FILE", help=f".html, {', '.join(FORMATS)}")
-    parser.add_argument("--watch", action="store_true", help="write it anew until every run has ended")
-    parser.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks (default 30)")
-    options = parser.parse_args()
-    return complaints.exit_code_of(lambda: make(options))
-
-
-def make(options: argparse.Namespace) -> None:
-    """Report as the options say. Raises UserError."""
-    if options.every <= 0:
-        raise UserError(f"--every {options.every:g}: must be above 0")
-    check(options.out)
-    watch(Reader(options.folders), options.out, options.every if options.watch else None)
-
-
-def check(files: list[Path]) -> None:
-    """Raises UserError for a file that cannot be written as what its name says."""
-    for file in files:
-        if file.suffix not in (".html", *FORMATS):
-            raise UserError(f"--out {file}: must end in .html, {', '.join(FORMATS)}")
-        if not file.parent.is_dir():
-            raise UserError(f"--out {file}: there is no folder {file.parent}; make it first")
-
-
-def watch(reader: Reader, files: list[Path], every: float | None) -> None:
-    """Report once, or every so many seconds until every run has ended; in a log, one report below the other."""
-    screen = console()
-    live = Live(console=screen, auto_refresh=False) if every is not None and screen.is_terminal else None
-    with live or contextlib.nullcontext():
-        while not look(reader, files, every, screen, live):
-            time.sleep(every or 0.0)
-    for file in files:
-        print(f"written: {file}")
-
-
-def look(reader: Reader, files: list[Path], every: float | None, screen: Console, live: Live | None) -> bool:
-    """Write and show one report; whether it is the last. Before the first run of a sweep has begun there is none."""
-    try:
-        report = compile_report(reader)
-    except NoRuns:
-        if every is None or not waiting(reader.folders):
-            raise
-        return False
-    last = every is None or not (report.counts[RUNNING] or waiting(reader.folders))
-    for file in files:
-        write(report, file, None if last else every)
-    shown = tables.terminal(report, screen.width)
-    screen.print(shown) if live is None else live.update(shown, refresh=True)
-    return last
-
-
-def waiting(folders: list[Path]) -> bool:
-    """Whether a queue still has jobs of these sweeps, or does not answer."""
-    standings = (Follower(Ledger(folder)).standings() for folder in folders if Ledger(folder).submissions())
-    return any(each.state in (RUNNING, WAITING, UNKNOWN) for standing in standings for each in standing.values())
-
-
-def write(report: Report, file: Path, refresh: float | None) -> None:
-    """The report in the form that the file's name says, whole or not at all."""
-    content = html(report, file, refresh) if file.suffix == ".html" else FORMATS[file.suffix](report)
-    replace_file(file, content.encode() if isinstance(content, str) else content)
-
+from iql.commands import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.report()

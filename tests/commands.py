@@ -49,7 +49,9 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, or minus the number of the signal that ended it. Raises TimeoutExpired."""
         if self.returncode is None:
-            if not select.select([self._answers], [], [], timeout)[0]:
+            ready = select.poll()  # select() itself takes no descriptor above 1,023
+            ready.register(self._answers, select.POLLIN)
+            if not ready.poll(None if timeout is None else 1000 * timeout):
                 raise TimeoutExpired(self.args, timeout or 0)
             self.returncode = int(self._answers.readline())
             self._answers.close()

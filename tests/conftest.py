@@ -17,7 +17,7 @@ import commands
 import numpy as np
 import pytest
 
-from iql.transitions import Transitions
+from iql.data.transitions import Transitions
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -50,6 +50,16 @@ SMALL = (
 
 # Fields that hold times and places; everything else of two equal runs is equal.
 TIMES = {"seconds", "updates_per_second", "wall_seconds", "train_seconds"}
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Takes back what libraries add to the environment, with which commands of later tests would start cold."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
@@ -127,11 +137,11 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def native_library() -> Any:
     """The update in C; without a C compiler the test that asks is skipped."""
-    from iql import native  # here, so that tests of data and simulators run where there is no torch
+    from iql.execution.native_library import Unavailable, load  # here: tests of data run where there is no torch
 
     try:
-        return native.load()
-    except native.Unavailable as error:
+        return load()
+    except Unavailable as error:
         pytest.skip(str(error))
 
 

@@ -1,7 +1,7 @@
-"""A sweep's command line, in Hydra's multirun grammar, as the settings of every run that it spells out.
+"""The grid of a sweep: overrides in Hydra's multirun grammar as the settings of every run.
 
-Composing a configuration takes long, setting a value in one does not: each combination of group choices is composed
-once, and plain values are set on copies.
+Composing a configuration is slow, setting a value in one is fast: each combination of group choices is composed once,
+and plain values are set in copies of the result.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
-from iql.config import Settings, read
+from iql.config.class_names import current
+from iql.config.schema import GROUPS
+from iql.config.settings import Settings, read, reference
 from iql.errors import UserError
-from iql.schema import GROUPS
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a grid: the members' settings, those of their env's defaults, and what a command would spell out."""
+    """One cell of a grid.
+
+    members    the settings of its runs, one for each seed of a list
+    defaults   the settings that they are named by (iql.config.settings.reference)
+    overrides  those of an equal train.py command
+    """
 
     members: list[Settings]
     defaults: Settings
@@ -34,7 +40,7 @@ class Cell:
 
 
 def expand(overrides: Sequence[str], conf: Path) -> list[Cell]:
-    """The cells of `overrides`, in the order of Hydra's own multirun: the last word varies fastest.
+    """The cells of `overrides`, in the order of Hydra's multirun: the last override varies fastest.
 
     conf: the folder of config.yaml. Raises UserError, or Hydra's own exceptions, for what cannot be composed, and
     UserError if two cells name the same run.
@@ -42,26 +48,26 @@ def expand(overrides: Sequence[str], conf: Path) -> list[Cell]:
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         parser = OverridesParser.create(config_loader=loader)
-        words = [_words(parser, word) for word in parser.parse_overrides(list(overrides))]
+        choices = [_choices(parser, override) for override in parser.parse_overrides(list(overrides))]
         composed: dict[tuple[str, ...], tuple[DictConfig, Settings]] = {}
         cells = []
-        for combination in itertools.product(*words):
-            structure = tuple(word.text for word in combination if not word.plain)
+        for combination in itertools.product(*choices):
+            structure = tuple(each.text for each in combination if not each.plain)
             if structure not in composed:
-                composed[structure] = _composed(structure, [word.text for word in combination])
+                composed[structure] = _composed(structure, [each.text for each in combination])
             config, defaults = composed[structure]
             own = copy.deepcopy(config)
-            for word in combination:
-                if word.plain:
-                    OmegaConf.update(own, word.key, word.value, merge=True)
-            cells.append(Cell(read(own), defaults, tuple(word.text for word in combination)))
+            for each in combination:
+                if each.plain:
+                    OmegaConf.update(own, each.key, each.value, merge=True)
+            cells.append(Cell(read(own), defaults, tuple(each.text for each in combination)))
     _check_distinct(cells)
     return cells
 
 
 @dataclass(frozen=True)
-class _Word:
-    """One value of one override; plain: it sets a key that is there, and changes nothing else."""
+class _Choice:
+    """One value of one override; plain: it sets an existing key and changes nothing else."""
 
     text: str
     key: str
@@ -70,9 +76,9 @@ class _Word:
 
 
 def values_of(override: Override) -> list[str]:
-    """The values that an override stands for, as text in Hydra's grammar: one, or those of its sweep.
+    """The values of an override as text in Hydra's grammar: one, or those of its sweep.
 
-    Raises UserError for a sweep that is no list of values.
+    Raises UserError for a sweep that is not a list of values.
     """
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
@@ -81,28 +87,30 @@ def values_of(override: Override) -> list[str]:
     return [str(text) for text in override.sweep_string_iterator()]
 
 
-def _words(parser: OverridesParser, override: Override) -> list[_Word]:
+def _choices(parser: OverridesParser, override: Override) -> list[_Choice]:
     if not override.is_sweep_override():
-        return [_word(override, str(override.input_line))]
+        return [_choice(override, str(override.input_line))]
     key = override.get_key_element()
-    return [_word(parser.parse_override(text), text) for text in (f"{key}={value}" for value in values_of(override))]
+    return [_choice(parser.parse_override(text), text) for text in (f"{key}={value}" for value in values_of(override))]
 
 
-def _word(override: Override, text: str) -> _Word:
+def _choice(override: Override, text: str) -> _Choice:
     name = override.key_or_group
     plain = override.type == OverrideType.CHANGE and override.package is None
     plain = plain and name not in GROUPS and "/" not in name and not name.startswith("hydra.")
-    return _Word(text, name, override.value() if plain else None, plain)
+    return _Choice(text, name, override.value() if plain else None, plain)
 
 
 def _composed(structure: Sequence[str], whole: Sequence[str]) -> tuple[DictConfig, Settings]:
-    """A combination of group choices, and the defaults of its env.
+    """A combination of group choices, composed, and the configuration that its runs are named by.
 
-    The first command with that structure is composed whole, so that Hydra itself complains of a wrong word.
+    The first command with that structure is composed whole, so that Hydra itself reports a wrong override.
     """
     compose("config", list(whole))
-    envs = [word for word in structure if word.startswith("env=")]
-    return compose("config", list(structure)), read(compose("config", envs))[0]
+    config = compose("config", list(structure))
+    choices = dict(text.split("=", 1) for text in structure if text.startswith(("env=", "algorithm=")))
+    target = current(OmegaConf.to_container(config.algorithm, resolve=False))
+    return config, read(compose("config", reference({"algorithm": target}, choices)))[0]
 
 
 def _check_distinct(cells: Sequence[Cell]) -> None:
@@ -110,8 +118,8 @@ def _check_distinct(cells: Sequence[Cell]) -> None:
     for cell, member in _members(cells):
         key = repr(sorted(member.items(), key=lambda item: item[0]))
         if key in seen:
-            words = " ".join(cell.overrides)
-            raise UserError(f"the sweep names the same run twice (seed={member['seed']}): {words}")
+            command = " ".join(cell.overrides)
+            raise UserError(f"the sweep names the same run twice (seed={member['seed']}): {command}")
         seen[key] = cell.overrides
 
 

@@ -1,13 +1,12 @@
-"""What was submitted of a sweep: a folder .sweep beside its runs, a numbered subfolder a submission.
+"""The ledger of a sweep: what was submitted, in a folder .sweep beside its runs, one numbered subfolder a submission.
 
-index.json   which job trains which runs; jobs.jsonl  what each job needs, a line each; code/  snapshots
+index.json  which job trains which runs; jobs.jsonl  the input of each job, a line each; code/  copies of the code
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import time
@@ -18,25 +17,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from iql.config.trust import HOW, check_settings, entry_point
 from iql.errors import UserError
-from iql.storage import read_json, sync_folder, write_json
-from iql.trust import HOW, check_settings, entry_point
-
-log = logging.getLogger(__name__)
+from iql.system.atomic_files import read_json, sync_folder, write_json
+from iql.system.locks import exclusive
 
 FORMAT = 1
 FOLDER = ".sweep"
-PATIENCE = 600.0  # seconds that a second submitter waits for the first
+LOCK_TIMEOUT_SECONDS = 600.0  # that a second submitter waits for the first
 
-Place = tuple[int, int]
-"""A job: the number of its submission, and its index there."""
+JobKey = tuple[int, int]
+"""What identifies a job: the number of its submission and its index in it."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What one command submitted. jobs: the ids of every job's runs; chunk: jobs that went out as one."""
+    """What one command submitted.
+
+    launcher   the settings of its launcher
+    code       the copy of the code that its jobs run
+    submitted  seconds since 1970
+    chunk      how many jobs were submitted together
+    jobs       for each job the ids of its runs
+    offsets    for each job where its line in jobs.jsonl begins, in bytes
+    """
 
     folder: Path
     launcher: dict[str, Any]
@@ -57,34 +61,35 @@ class Submission:
         return self.folder.parents[1]
 
     @cached_property
-    def names(self) -> list[str]:
-        """The name of every chunk with a queue, unlike any other sweep's."""
-        place = hashlib.sha256(str(self.sweep.resolve()).encode()).hexdigest()[:8]
-        return [f"{self.sweep.name}-{place}-{self.number}-{k}" for k in range(-(-len(self.jobs) // self.chunk))]
+    def chunk_names(self) -> list[str]:
+        """The name of every chunk in a queue, different from those of any other sweep."""
+        digest = hashlib.sha256(str(self.sweep.resolve()).encode()).hexdigest()[:8]
+        return [f"{self.sweep.name}-{digest}-{self.number}-{k}" for k in range(-(-len(self.jobs) // self.chunk))]
 
     def chunk_folder(self, chunk: int) -> Path:
-        """Where a chunk's logs lie: no folder grows with the sweep."""
+        """The folder of a chunk's logs; one for each chunk keeps folders small."""
         return self.folder / str(chunk)
 
     def failure(self, index: int) -> Path:
-        """Where a job leaves the reason, if it fails by itself."""
+        """The file that a job writes the reason to if it fails by itself."""
         return self.chunk_folder(index // self.chunk) / f"{index}.failed"
 
     def line(self, index: int) -> dict[str, Any]:
-        """What a job reads where it runs."""
+        """The input of a job, its line of jobs.jsonl."""
         with open(self.folder / "jobs.jsonl", "rb") as file:
             file.seek(self.offsets[index])
             return json.loads(file.readline())
 
     def arguments(self, index: int) -> tuple[str, int, str]:
-        """What iql.launching.jobs.Job is made of, for one job."""
+        """The arguments of iql.launching.job.Job for one job."""
         return str(self.folder / "jobs.jsonl"), self.offsets[index], str(self.failure(index))
 
 
 def check_job(submission: Submission, line: dict[str, Any]) -> None:
     """Raise UserError if submitting a job again would run code or commands that its sweep's folder names.
 
-    What sweep.py submits comes from the command line; a folder may come from somebody else.
+    What sweep.py submits comes from its own command line; what is submitted again comes from the folder, which may come
+    from somebody else.
     """
     source = f"{submission.folder}/jobs.jsonl"
     entry_point(line.get("entry"), source)
@@ -96,7 +101,7 @@ def check_job(submission: Submission, line: dict[str, Any]) -> None:
 
 
 class Ledger:
-    """A sweep's submissions. Only who holds `lock()` may add to them."""
+    """The submissions of a sweep. They may be added to only within `lock()`."""
 
     def __init__(self, sweep: Path):
         self.sweep = sweep.resolve()
@@ -104,24 +109,14 @@ class Ledger:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One submitter at a time; a second one waits. Raises UserError if that takes too long."""
+        """Held by one submitter at a time; a second one waits. Raises UserError after LOCK_TIMEOUT_SECONDS."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("another command is submitting jobs of %s; waiting for it", self.sweep)
-            try:
-                lock.acquire(timeout=PATIENCE)
-            except Timeout:
-                raise UserError(f"{lock.lock_file}: held for ten minutes by another command; stop that first") from None
-        try:
+        waiting = f"another command is submitting jobs of {self.sweep}; waiting for it"
+        with exclusive(self.folder / "lock", waiting, LOCK_TIMEOUT_SECONDS):
             yield
-        finally:
-            lock.release()
 
     def submissions(self) -> list[Submission]:
-        """All of them, oldest first; one that was cut short before its index was written is none."""
+        """All submissions, oldest first, without those that were interrupted before their index was written."""
         numbers = sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit())
         return [found for number in numbers if (found := self._read(self.folder / str(number))) is not None]
 
@@ -132,7 +127,7 @@ class Ledger:
         code: Path,
         jobs: Iterable[tuple[list[str], Mapping[str, Any]]],
     ) -> Submission:
-        """Write a submission down. jobs: the ids of its runs, and the line that iql.launching.jobs reads."""
+        """Write a submission. jobs: for each the ids of its runs, and the line that iql.launching.job reads."""
         taken = [int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()]
         folder = self.folder / str(max(taken, default=0) + 1)
         folder.mkdir()
@@ -145,18 +140,18 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         submission = Submission(folder, launcher, code, time.time(), chunk, False, runs, offsets)
-        for number in range(len(submission.names)):
+        for number in range(len(submission.chunk_names)):
             submission.chunk_folder(number).mkdir()
         self._write(submission)
         sync_folder(self.folder)
         return submission
 
     def discard(self, submission: Submission) -> None:
-        """Take back a submission of which no job went out."""
+        """Delete a submission none of whose jobs reached the queue."""
         shutil.rmtree(submission.folder)
 
     def mark_cancelled(self, submission: Submission) -> None:
-        """Say that nothing of it is to be trained any more."""
+        """Record that its jobs are not to be run any more."""
         self._write(submission, cancelled=True)
 
     def _write(self, submission: Submission, cancelled: bool = False) -> None:
@@ -177,6 +172,6 @@ class Ledger:
         if content is None:
             return None
         if content.pop("format") != FORMAT:
-            line = f"{folder}/index.json was written by another version of iql; use that one, or another sweep.name="
-            raise UserError(line)
+            advice = "use that version, or another sweep.name="
+            raise UserError(f"{folder}/index.json was written by another version of iql; {advice}")
         return Submission(folder=folder, **{**content, "code": Path(content["code"])})

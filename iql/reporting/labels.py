@@ -1,4 +1,4 @@
-"""What configurations are called, and which settings a sweep varied."""
+"""Short names of configurations, and which settings a sweep varied."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from iql.reporting.reading import RunRecord
-from iql.runs import FOLLOWED, deciding
+from iql.reporting.run_records import RunRecord
+from iql.runs.run import FOLLOWED, deciding
 
 _PROTOCOL = re.compile(r"updates|evaluation\..*|env\.(physics|ref_min|ref_max|horizon)")
-"""Settings that a run's protocol tells of already."""
+"""Settings that are part of a run's protocol, not of its configuration's name."""
 
 _CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-"""A class with its modules, which is told by its own name."""
+"""A class with its modules; labels show the class name alone."""
 
-_NAMES = {"updates", "every", "episodes", "physics", "headline"}
+_PROTOCOL_NAMES = {"updates", "every", "episodes", "physics", "headline"}
 
 
 class Labels:
-    """Short names that tell the configurations of all runs apart, the same for the same settings in every task.
+    """Short, distinct names for the configurations of all runs; the same settings have the same name in every task.
 
-    swept   by task, the settings by dotted key that took more than one value, each with its values in order
-    values  by (task, configuration), what the configuration set each of its task's swept keys to (as `canonical`)
-    names   of each swept key, the shortest that no other has
+    swept   by task, the settings (dotted keys) that took more than one value, each with its values in order
+    values  by (task, configuration), the `canonical` value of each of the task's swept keys
+    names   for each swept key, the shortest name that is unique
     """
 
     def __init__(self, runs: Iterable[RunRecord]):
         tasks: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         for run in runs:
             if run.configuration not in tasks[run.env]:
-                tasks[run.env][run.configuration] = _telling(run)
+                tasks[run.env][run.configuration] = _naming_settings(run)
         self.swept: dict[str, dict[str, list[Any]]] = {}
         self.values: dict[tuple[str, str], dict[str, Any]] = {}
         for env, configurations in tasks.items():
@@ -51,38 +51,40 @@ class Labels:
         for run in runs:
             protocols[run.env, run.configuration].add(run.protocol)
         taken: dict[tuple[str, str, Any], str] = {}
-        for (env, name), label in sorted(self._labels.items()):  # the same name for two: their hashes tell them apart
-            places = [(env, label, protocol) for protocol in protocols[env, name]]
-            if any(taken.setdefault(place, name) != name for place in places):
+        for (env, name), label in sorted(self._labels.items()):  # two with the same name get their hashes
+            keys_taken = [(env, label, protocol) for protocol in protocols[env, name]]
+            if any(taken.setdefault(key, name) != name for key in keys_taken):
                 self._labels[env, name] = f"{label} ({name.rpartition('-')[2]})"
 
     def of(self, run: RunRecord) -> str:
-        """What the run's configuration is called."""
+        """The label of the run's configuration."""
         return self._labels[run.env, run.configuration]
 
     def text(self, key: str, value: Any) -> str:
-        """A value of a swept key in few characters, another one for every other value."""
+        """A short text for a value of a swept key, different from those of its other values."""
         return self._texts[key][canonical(value)]
 
     def _label(self, configuration: str, settings: dict[str, Any]) -> str:
-        """Swept settings with their values, then whatever else differs from the defaults."""
+        """The swept settings with their values, then whatever else differs from the defaults."""
         parts = [f"{name}={self.text(key, settings[key])}" for key, name in self.names.items() if key in settings]
-        own = {short(key) for key in self.names} | {key.removesuffix("._target_") for key in self.names} | _NAMES
+        shown = {short(key) for key in self.names} | {key.removesuffix("._target_") for key in self.names}
+        # What is not swept of a class that is shown follows from it.
+        shown |= {short(key) for key in settings if _target_of(key) in self.names}
         readable = configuration.rpartition("-")[0]
         for part in readable.split(","):
             name, equals, value = part.partition("=")
-            if equals and name not in own:
+            if equals and name not in shown | _PROTOCOL_NAMES:
                 parts.append(f"{name}={_shorter(value)}")
         return " ".join(parts) or "default"
 
 
 def short(key: str) -> str:
-    """The last part of a dotted key; of a class to be made, the place that it takes."""
+    """The last part of a dotted key; for the _target_ of a section, the section's name."""
     return key.removesuffix("._target_").rpartition(".")[2]
 
 
-def _telling(run: RunRecord) -> dict[str, Any]:
-    """The settings that decide the run's numbers; what follows another setting is left to that one."""
+def _naming_settings(run: RunRecord) -> dict[str, Any]:
+    """The settings that decide the run's numbers; those that follow another setting are represented by that one."""
     settings = deciding(run.settings)
     for source, followers in FOLLOWED.items():
         *sections, last = source.split(".")
@@ -96,17 +98,31 @@ def _telling(run: RunRecord) -> dict[str, Any]:
 
 
 def _varying(configurations: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The keys of which these settings have different values, with the values in order."""
+    """The keys whose values differ between these settings, with the values in order.
+
+    Settings that only some classes have (another algorithm, a network of a user's own) are compared among those.
+    """
     varying = {}
     for key in dict.fromkeys(key for settings in configurations for key in settings):
-        values = {canonical(settings.get(key)): settings.get(key) for settings in configurations}
+        target = _target_of(key)
+        classes = {settings.get(target) for settings in configurations if key in settings}
+        values = {
+            canonical(settings.get(key)): settings.get(key)
+            for settings in configurations
+            if settings.get(target) in classes
+        }
         if len(values) > 1:
             varying[key] = sorted(values.values(), key=_order)
     return {key: varying[key] for key in sorted(varying, key=_usual_order)}
 
 
+def _target_of(key: str) -> str:
+    """The key of the class that a setting belongs to: for algorithm.tau it is algorithm._target_."""
+    return f"{key.rpartition('.')[0]}._target_"
+
+
 def canonical(value: Any) -> str:
-    """The same text for values that are equal, and for no others: 3 and 3.0, but not 1 and true, null and "null"."""
+    """A text that is the same for equal values alone: for 3 and 3.0, but not for 1 and true or null and "null"."""
     if isinstance(value, list):
         return f"[{','.join(map(canonical, value))}]"
     if isinstance(value, float) and value.is_integer():
@@ -115,7 +131,7 @@ def canonical(value: Any) -> str:
 
 
 def _order(value: Any) -> tuple:
-    """Null, false, true, numbers by size, lists by their values, then texts with the numbers in them by size."""
+    """Sort key: null, false, true, numbers, lists by their values, then texts, numbers within them by size."""
     if value is None:
         return (0,)
     if isinstance(value, bool):
@@ -129,19 +145,19 @@ def _order(value: Any) -> tuple:
 
 
 def _usual_order(key: str) -> tuple[int, str]:
-    """tau and beta first: they are what is swept most."""
+    """Sort key: tau and beta first, as they are swept most often."""
     usual = ["algorithm.tau", "algorithm.beta"]
     return (usual.index(key) if key in usual else len(usual)), key
 
 
 def texts_of(values: Iterable[Any]) -> dict[str, str]:
-    """Of each value, by its canonical text, a short text that no other of them has."""
+    """A short, unique text for each value, by its canonical text."""
     texts = {canonical(value): text_of(value) for value in values}
     return texts if len(set(texts.values())) == len(texts) else {text: text for text in texts}
 
 
 def text_of(value: Any) -> str:
-    """A setting's value in few characters; of a number twelve digits, so that 0.1 + 0.2 is 0.3."""
+    """A short text for a setting's value; numbers have twelve digits, so that 0.1 + 0.2 is 0.3."""
     if isinstance(value, list):
         return "x".join(map(text_of, value)) or "[]"
     if isinstance(value, str):
@@ -152,5 +168,5 @@ def text_of(value: Any) -> str:
 
 
 def _shorter(text: str) -> str:
-    """A value of a run's name as labels have it: 10.0 as 10, 0.0x1.0 as 0x1."""
+    """A value of a run's name as labels write it: 10.0 as 10, 0.0x1.0 as 0x1."""
     return "x".join(part.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", part) else part for part in text.split("x"))

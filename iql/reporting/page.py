@@ -16,21 +16,22 @@ from urllib.parse import quote
 import jinja2
 
 from iql.reporting import tables
-from iql.reporting.chart import Chart, Omission, Style
-from iql.reporting.comparisons import improvements, profiles
-from iql.reporting.curves import diagnostics, learning_curves
-from iql.reporting.protocols import differences
-from iql.reporting.reading import Protocol, RunRecord
-from iql.reporting.results import Report, Table
-from iql.reporting.sensitivity import heat_maps, sensitivities
+from iql.reporting.charts.chart import Chart, Omission, Style
+from iql.reporting.charts.comparisons import improvements, profiles
+from iql.reporting.charts.curves import diagnostics, learning_curves
+from iql.reporting.charts.sensitivity import heat_maps, sensitivities
+from iql.reporting.protocols import Protocol, differences
+from iql.reporting.report import Report
+from iql.reporting.results import Table
+from iql.reporting.run_records import RunRecord
 
-MOST_MAPS = 24
-"""Value maps in a page at most, one for each configuration of a task: each takes some 30 kB."""
+MAX_MAPS = 24
+"""Value maps in a page, one for each configuration of a task: each takes about 30 kB."""
 
 MAP_WIDTH = 720  # pixels
 
-SHOWN = 8
-"""Configurations whose curves are drawn at first: more are not told apart."""
+INITIALLY_SHOWN = 8
+"""Configurations whose curves are drawn at first: of more, colours repeat."""
 
 SECTIONS = {
     "curves": "Learning curves",
@@ -43,13 +44,13 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 def html(report: Report, path: Path, refresh: float | None = None) -> str:
-    """The page, whose links are relative to `path`; refresh: seconds after which it loads itself anew."""
+    """The page, whose links are relative to `path`; refresh: seconds after which it reloads itself."""
     from plotly.offline import get_plotlyjs
 
     style = Style(report)
-    made = list(charts(report, style))
-    drawn = [each for each in made if isinstance(each, Chart)]
-    unlike = differences({table.letter: table.protocol for table in report.tables if table.letter})
+    results = list(charts(report, style))
+    drawn = [each for each in results if isinstance(each, Chart)]
+    protocols = differences({table.letter: table.protocol for table in report.tables if table.letter})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -61,10 +62,10 @@ def html(report: Report, path: Path, refresh: float | None = None) -> str:
         tables=[_table(table) for table in report.tables],
         tasks=sorted({run.env for run in report.runs}),
         labels=[(label, style.colour(label), style.dash(label)) for label in style.order],
-        shown=SHOWN,
-        sections={name: title for name, title in SECTIONS.items() if any(each.section == name for each in made)},
-        omitted={name: _omitted(made, name) for name in SECTIONS},
-        protocols=[f"{letter}: {what}" for letter, what in unlike.items()],
+        shown=INITIALLY_SHOWN,
+        sections={name: title for name, title in SECTIONS.items() if any(each.section == name for each in results)},
+        omitted={name: _omitted(results, name) for name in SECTIONS},
+        protocols=[f"{letter}: {what}" for letter, what in protocols.items()],
         maps=list(_maps(report)),
         runs=[_run(report, run, path) for run in report.runs],
         commits=sorted({run.commit for run in report.runs if run.commit}),
@@ -77,7 +78,7 @@ def html(report: Report, path: Path, refresh: float | None = None) -> str:
 
 
 def charts(report: Report, style: Style) -> Iterator[Chart | Omission]:
-    """Every chart that the runs have something for, in the page's order, and what is left out."""
+    """Every chart for which the runs have data, in the page's order, and the omitted ones with the reason."""
     for table in report.tables:
         yield from learning_curves(report, table, style)
     for table in report.tables:
@@ -90,10 +91,10 @@ def charts(report: Report, style: Style) -> Iterator[Chart | Omission]:
         yield from diagnostics(report, table, style)
 
 
-def _omitted(made: Iterable[Chart | Omission], section: str) -> list[str]:
-    """A sentence for every reason to leave charts of a section out."""
+def _omitted(results: Iterable[Chart | Omission], section: str) -> list[str]:
+    """A sentence for every reason for which charts of a section are omitted."""
     subjects: dict[str, list[str]] = {}
-    for each in made:
+    for each in results:
         if isinstance(each, Omission) and each.section == section:
             known = subjects.setdefault(each.why, [])
             if each.subject not in known:
@@ -102,7 +103,7 @@ def _omitted(made: Iterable[Chart | Omission], section: str) -> list[str]:
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """Header and rows of the results (each with its task and configuration, to filter by) and of the aggregates."""
+    """Headers and rows of the results (the page filters by task and configuration) and of the aggregates."""
     header, rows = tables.results(table)
     wide, over = tables.aggregates(table)
     return {
@@ -117,7 +118,7 @@ def _table(table: Table) -> dict[str, Any]:
 
 def _run(report: Report, run: RunRecord, path: Path) -> dict[str, Any]:
     """A line of the table of runs."""
-    where = Path(os.path.relpath(run.directory.resolve(), path.resolve().parent))
+    relative = Path(os.path.relpath(run.directory.resolve(), path.resolve().parent))
     return {
         "task": run.env,
         "label": report.labels.of(run),
@@ -129,44 +130,44 @@ def _run(report: Report, run: RunRecord, path: Path) -> dict[str, Any]:
         "speed": run.speed,
         "host": run.host,
         "device": run.device,
-        "directory": str(where),
-        "link": quote(where.as_posix()) + "/",
+        "directory": str(relative),
+        "link": quote(relative.as_posix()) + "/",
         "wandb": run.wandb if run.wandb and run.wandb.startswith(("https://", "http://")) else None,
         "reason": run.reason,
     }
 
 
 def _maps(report: Report) -> Iterator[dict[str, str]]:
-    """A picture of V for each configuration of a maze, of its first seed that has one; notes what is left out."""
-    shown: set[tuple[Protocol, str, str]] = set()
-    left: set[tuple[Protocol, str, str]] = set()
+    """For each configuration of a maze, the value map of its first seed that has one; omissions become notes."""
+    included: set[tuple[Protocol, str, str]] = set()
+    omitted: set[tuple[Protocol, str, str]] = set()
     letters = {table.protocol: table.letter for table in report.tables}
     for run in report.runs:
         label, picture = report.labels.of(run), run.directory / "map.png"
-        own = run.protocol, run.env, label
-        if own in shown or not picture.is_file():
+        group = run.protocol, run.env, label
+        if group in included or not picture.is_file():
             continue
-        if len(shown) == MOST_MAPS:
-            left.add(own)
+        if len(included) == MAX_MAPS:
+            omitted.add(group)
             continue
         try:
             content = _smaller(picture)
         except (OSError, ValueError) as error:
             report.notes.append(f"{picture}: cannot be read, left out ({error})")
             continue
-        shown.add(own)
+        included.add(group)
         name = f"{label}, seed {run.seed}" + (f", protocol {letters[run.protocol]}" if letters[run.protocol] else "")
         reached = (run.summary or {}).get("success_rate")
-        told = f"; {reached:.0%} of the last evaluation's rollouts reach the goal" if reached is not None else ""
+        outcome = f"; {reached:.0%} of the last evaluation's rollouts reach the goal" if reached is not None else ""
         yield {
             "task": run.env,
             "label": label,
             "caption": f"{run.env}, {name}",
-            "alternative": f"V over {run.env} with rollouts of the policy, {name}{told}",
+            "alternative": f"V over {run.env} with rollouts of the policy, {name}{outcome}",
             "source": f"data:image/webp;base64,{base64.b64encode(content).decode()}",
         }
-    if left:
-        report.notes.append(f"value maps of {len(left)} more configurations are left out of the page")
+    if omitted:
+        report.notes.append(f"value maps of {len(omitted)} more configurations are left out of the page")
 
 
 def _smaller(picture: Path) -> bytes:
@@ -180,5 +181,5 @@ def _smaller(picture: Path) -> bytes:
 
 
 def _embedded(content: Any) -> str:
-    """JSON that may stand within a script element: nothing in it ends the element."""
+    """JSON that can be embedded in a script element: nothing in it ends the element."""
     return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -1,15 +1,45 @@
-"""Short names for the protocols of a report's tables, and what sets them apart."""
+"""The protocol that a score was measured under, short names for several of them, and how they differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
-from iql.reporting.reading import Protocol
+from iql.envs.d4rl.mujoco_versions import described
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What two scores must share to be in one table.
+
+    measure   "normalised" or "return"
+    physics   the simulator's profile, mujoco its version ("" where there is none)
+    exact     whether the d4rl profile was verified against D4RL's dynamics on that version; None for another profile
+    headline  last10 or final
+    every     updates between two evaluations, episodes of each; None without an evaluation
+    """
+
+    measure: str
+    updates: int
+    headline: str
+    every: int | None
+    episodes: int
+    physics: str
+    mujoco: str
+    exact: bool | None = None
+
+    def __str__(self) -> str:
+        what = "return" if self.measure == "return" else "normalised score"
+        if self.every is None:
+            return f"{self.updates:,} updates, not evaluated"
+        which = {"last10": "mean of the last ten evaluations", "final": "final evaluation"}[self.headline]
+        simulator = described(self.physics, self.mujoco, self.exact)
+        evaluation = f"{which} of {self.episodes} episodes every {self.every:,} updates, after {self.updates:,}"
+        return f"{what}, {evaluation}; {simulator}"
 
 
 def letters(count: int) -> list[str]:
-    """A, B, …, Z, AA, AB, …: so many."""
+    """The first `count` of A, B, …, Z, AA, AB, …"""
     return [_letter(number) for number in range(count)]
 
 
@@ -18,7 +48,7 @@ def _letter(number: int) -> str:
 
 
 def differences(protocols: Mapping[str, Protocol]) -> dict[str, str]:
-    """Of each protocol, by its letter, the fields that are not the same in all of them."""
+    """For each protocol, by its letter, the fields in which the protocols differ, with their values."""
     names = [field.name for field in fields(Protocol)]
     differing = [name for name in names if len({getattr(each, name) for each in protocols.values()}) > 1]
     return {

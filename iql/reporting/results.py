@@ -1,29 +1,26 @@
-"""What runs came to: scores by task and configuration, over tasks, and against each other."""
+"""Scores by task and configuration, aggregates over tasks, and comparisons of configurations."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
 from iql.reporting import statistics
-from iql.reporting.labels import Labels
-from iql.reporting.notes import notes
-from iql.reporting.protocols import letters
-from iql.reporting.published import Source, sources
-from iql.reporting.reading import Protocol, Reader, RunRecord
+from iql.reporting.protocols import Protocol
+from iql.reporting.published import Source
+from iql.reporting.run_records import RunRecord
 
 Interval = tuple[float, float] | None
 
-SEEDS = 3
-"""Seeds on either side that a probability of improvement needs: of one seed each it could only be 0 or 1."""
+MIN_SEEDS = 3
+"""Seeds of each side that a probability of improvement needs: with one seed each it could only be 0 or 1."""
 
-PAIRS = 16
-"""Configurations at most that are compared with each other; of more, the best by their interquartile mean."""
+MAX_COMPARED = 16
+"""Configurations that are compared with each other; of more, the best by their interquartile mean."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Result:
 
     @property
     def std(self) -> float | None:
-        """Standard deviation over seeds (of a sample); None of one."""
+        """Sample standard deviation over seeds; None with one seed."""
         return float(self.scores.std(ddof=1)) if len(self.scores) > 1 else None
 
     @property
@@ -74,21 +71,21 @@ class Result:
         return any(run.custom for run in self.runs)
 
     def published(self, source: Source) -> str | None:
-        """What a publication says of this task; None for data that is not D4RL's own and for other physics."""
+        """The published score of this task; None for data that is not D4RL's and for other physics."""
         comparable = not self.own_data and self.protocol.measure == "normalised"
         return source.scores.get(self.env) if comparable and self.protocol.physics in ("d4rl", "legacy") else None
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One configuration over several tasks, under one protocol. Tasks weigh alike."""
+    """One configuration over several tasks, under one protocol. Tasks have equal weights."""
 
     label: str
     results: list[Result]
 
     @cached_property
     def scores(self) -> list[np.ndarray]:
-        """Of each task [R_t] float64."""
+        """The scores of each task, [R_t] float64."""
         return [result.scores for result in self.results]
 
     @property
@@ -97,7 +94,7 @@ class Aggregate:
 
     @property
     def total(self) -> float:
-        """The sum over tasks of the mean over seeds, as papers give it."""
+        """The sum over tasks of the mean over seeds, as papers report it."""
         return statistics.mean(self.scores) * len(self.scores)
 
     @cached_property
@@ -118,7 +115,7 @@ class Aggregate:
 class Comparison:
     """The probability that a run of `better` scores higher than one of `worse`, mean over tasks.
 
-    tasks  those in which both have at least SEEDS seeds
+    tasks  those in which both have at least MIN_SEEDS seeds
     seeds  of better and of worse, the fewest on a task
     """
 
@@ -134,9 +131,9 @@ class Comparison:
 class Table:
     """All runs under one protocol.
 
-    letter      its short name among several tables, else ""
+    letter      its short name where a report has several tables, else ""
     aggregates  best first
-    sources     publications that tell of one of its tasks
+    sources     publications with a score of one of its tasks
     """
 
     letter: str
@@ -148,12 +145,12 @@ class Table:
     @property
     def heading(self) -> str:
         """The protocol as a sentence, after its letter."""
-        words = str(self.protocol)
-        return f"Protocol {self.letter}: {words}" if self.letter else words[:1].upper() + words[1:]
+        text = str(self.protocol)
+        return f"Protocol {self.letter}: {text}" if self.letter else text[:1].upper() + text[1:]
 
     @cached_property
     def scored(self) -> list[Result]:
-        """The results with a score, at least one of whose runs is done."""
+        """The results of which at least one run is done."""
         return [result for result in self.results if len(result.scores)]
 
     @cached_property
@@ -162,7 +159,7 @@ class Table:
         found: dict[str, dict[str, Result]] = defaultdict(dict)
         for result in self.scored:
             found[result.label][result.env] = result
-        # Those that have more of the tasks first: a mean over easy tasks alone is no better one.
+        # Those with more of the tasks first: a higher mean over easy tasks alone is not a better result.
         order = {
             label: (-len(tasks), -statistics.iqm([each.scores for each in tasks.values()]))
             for label, tasks in found.items()
@@ -171,75 +168,15 @@ class Table:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every pair of the first PAIRS configurations that share a task with seeds enough."""
-        made = []
-        for better, worse in combinations(list(self.by_label)[:PAIRS], 2):
+        """Every pair of the first MAX_COMPARED configurations that share a task on which both have MIN_SEEDS."""
+        comparisons = []
+        for better, worse in combinations(list(self.by_label)[:MAX_COMPARED], 2):
             one, other = self.by_label[better], self.by_label[worse]
             samples = {env: (one[env].scores, other[env].scores) for env in one if env in other}
-            samples = {env: pair for env, pair in samples.items() if min(map(len, pair)) >= SEEDS}
+            samples = {env: pair for env, pair in samples.items() if min(map(len, pair)) >= MIN_SEEDS}
             if samples:
                 seeds = min(len(own) for own, _ in samples.values()), min(len(own) for _, own in samples.values())
                 probability, interval = statistics.improvement(list(samples.values()))
-                assert interval is not None  # SEEDS are enough for one
-                made.append(Comparison(better, worse, list(samples), seeds, probability, interval))
-        return made
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a report tells, whatever it is written as.
-
-    tables  one for each protocol
-    notes   what is missing, failed or damaged, a line each
-    """
-
-    folders: list[Path]
-    runs: list[RunRecord]
-    labels: Labels
-    tables: list[Table]
-    notes: list[str]
-
-    @property
-    def counts(self) -> Counter[str]:
-        """How many runs are in each state."""
-        return Counter(run.state for run in self.runs)
-
-    @property
-    def title(self) -> str:
-        names = dict.fromkeys(run.sweep for run in self.runs)
-        return ", ".join(names) if len(names) < 4 else f"{len(names)} sweeps"
-
-
-def compile_report(reader: Reader) -> Report:
-    """Read the runs and put what belongs together into tables. Raises UserError where there are no runs."""
-    runs = reader.runs()
-    labels = Labels(runs)
-    grouped: dict[tuple[Protocol, str, str], list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        grouped[run.protocol, run.env, labels.of(run)].append(run)
-    seeds: dict[str, set[int]] = defaultdict(set)
-    for run in runs:
-        if run.sweep != "single":  # started one by one: nothing says which there should be
-            seeds[run.sweep].add(run.seed)
-    by_protocol: dict[Protocol, list[Result]] = defaultdict(list)
-    for (protocol, env, label), own in grouped.items():
-        wanted = set().union(*(seeds[run.sweep] for run in own))
-        missing = sorted(wanted - {run.seed for run in own})
-        by_protocol[protocol].append(Result(env, label, protocol, own, missing))
-    largest = sorted(by_protocol.items(), key=lambda each: -len(each[1]))
-    names = letters(len(largest)) if len(largest) > 1 else [""]
-    tables = [_table(name, *each) for name, each in zip(names, largest, strict=True)]
-    return Report(reader.folders, runs, labels, tables, [*reader.notes, *notes(tables)])
-
-
-def _table(letter: str, protocol: Protocol, results: list[Result]) -> Table:
-    over: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        if len(result.scores):
-            over[result.label].append(result)
-    aggregates = [
-        Aggregate(label, own) for label, own in over.items() if len(own) > 1 and protocol.measure == "normalised"
-    ]
-    aggregates.sort(key=lambda each: (-len(each.results), -each.summaries["IQM"][0]))
-    told = [source for source in sources() if any(result.published(source) for result in results)]
-    return Table(letter, protocol, results, aggregates, told)
+                assert interval is not None  # as both have MIN_SEEDS
+                comparisons.append(Comparison(better, worse, list(samples), seeds, probability, interval))
+        return comparisons

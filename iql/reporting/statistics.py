@@ -1,8 +1,8 @@
-"""What scores say together: means, interquartile means, intervals, profiles, which configuration is better.
+"""Statistics over runs: means, interquartile means, intervals, performance profiles, probability of improvement.
 
-As defined by Agarwal et al. 2021 (Deep Reinforcement Learning at the Edge of the Statistical Precipice; their
-rliable): runs of a task are resampled independently of the other tasks' (stratified bootstrap, percentiles).
-Tasks may differ in their number of runs. Resampling is seeded: the same scores give the same interval.
+As defined by Agarwal et al. 2021 (Deep Reinforcement Learning at the Edge of the Statistical Precipice; their library
+rliable): the runs of each task are resampled independently (stratified bootstrap, percentile intervals). Tasks may
+differ in their number of runs. Resampling is seeded: the same scores give the same interval.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 Scores = Sequence[np.ndarray]
-"""Of each of T tasks, the scores of its runs, [R_t] float64."""
+"""For each of T tasks, the scores of its runs, [R_t] float64."""
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -25,7 +25,7 @@ def mean(tasks: Scores) -> float:
 
 
 def median(tasks: Scores) -> float:
-    """The median over tasks of the mean over runs; of one task, the median of its runs."""
+    """The median over tasks of the mean over runs; for one task, the median of its runs."""
     return float(_median(*tasks))
 
 
@@ -35,21 +35,21 @@ def iqm(tasks: Scores) -> float:
 
 
 def interval(statistic: Callable[..., np.ndarray], tasks: Scores) -> tuple[float, float] | None:
-    """The 95 % interval of MEAN, MEDIAN or IQM; None where a task has one run: nothing tells how far it may be off."""
+    """The 95 % interval of MEAN, MEDIAN or IQM; None if a task has one run, whose variance is unknown."""
     if any(len(scores) < 2 for scores in tasks):
         return None
     return _bootstrap(statistic, tasks)
 
 
 def mean_interval(values: np.ndarray | Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval of the mean of independent values [N]; None of fewer than two."""
+    """The 95 % bootstrap interval of the mean of independent values [N]; None for fewer than two."""
     return interval(_mean, [np.asarray(values, float)])
 
 
 def share_interval(hits: np.ndarray) -> tuple[float, float] | None:
-    """The 95 % interval (Wilson's) of the share of hits [N] bool; None of fewer than two.
+    """The 95 % interval (Wilson's) of the share of hits [N] bool; None for fewer than two.
 
-    Resampling would give none hit or all hit an interval without width.
+    Resampling would give an interval of width zero where none or all are hits.
     """
     if len(hits) < 2:
         return None
@@ -58,16 +58,16 @@ def share_interval(hits: np.ndarray) -> tuple[float, float] | None:
 
 
 def band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The interval of the mean of curves [R, T], at each of T points by itself; None of one curve."""
+    """The interval of the mean of curves [R, T], at each of T points separately; None for one curve."""
     if len(curves) < 2:
         return None
     return _bootstrap(lambda rows, axis=-1: rows.mean(axis), [curves.T])
 
 
 def improvement(tasks: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, tuple[float, float] | None]:
-    """P(X > Y) with its interval: over tasks, the mean share of pairs of runs in which X's is higher.
+    """P(X > Y) with its interval: the share of pairs of runs in which X's score is higher, mean over tasks.
 
-    tasks: X's and Y's scores of each. Equal scores count one half (Mann and Whitney's U).
+    tasks: for each, the scores of X and of Y. Equal scores count one half (Mann and Whitney's U).
     """
     every = [scores for pair in tasks for scores in pair]
     probability = float(_improvement(*every))

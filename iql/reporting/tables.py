@@ -1,4 +1,4 @@
-"""A report's tables: for a terminal, as Markdown, CSV and LaTeX."""
+"""The tables of a report for a terminal, as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from rich.text import Text
 from tabulate import tabulate
 
 from iql.reporting.published import numbers
-from iql.reporting.results import Aggregate, Interval, Report, Result, Table
+from iql.reporting.report import Report
+from iql.reporting.results import Aggregate, Interval, Result, Table
 
-MOST_NOTES = 40
-"""Notes shown in a terminal; the other forms have all."""
+MAX_NOTES = 40
+"""Notes shown in a terminal; the other formats have all."""
 
 METHOD = (
     "Mean ± standard deviation over seeds; IQM is the interquartile mean; in brackets 95 % stratified bootstrap "
@@ -58,7 +59,7 @@ def aggregates(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def terminal(report: Report, width: int) -> RenderableType:
-    """The tables and notes, with colours where the terminal has them; columns that `width` has no room for go."""
+    """The tables and notes, coloured where the terminal allows it, without the columns that do not fit into `width`."""
     parts: list[RenderableType] = [Text(f"{report.title}: {counted(report)}", "bold")]
     for table in report.tables:
         parts.append(Text(f"\n{table.heading}", "italic"))
@@ -70,9 +71,9 @@ def terminal(report: Report, width: int) -> RenderableType:
     protocols = {source.name: source.protocol for table in report.tables for source in table.sources}
     parts += [Text(f"{name}: {protocol}", "dim") for name, protocol in protocols.items()]
     parts.append(Text(METHOD, "dim"))
-    parts += [Text(note, "yellow") for note in report.notes[:MOST_NOTES]]
-    if len(report.notes) > MOST_NOTES:
-        parts.append(Text(f"and {len(report.notes) - MOST_NOTES} more notes; --out FILE has them all", "yellow"))
+    parts += [Text(note, "yellow") for note in report.notes[:MAX_NOTES]]
+    if len(report.notes) > MAX_NOTES:
+        parts.append(Text(f"and {len(report.notes) - MAX_NOTES} more notes; --out FILE has them all", "yellow"))
     return Group(*parts)
 
 
@@ -104,32 +105,32 @@ def latex(report: Report) -> str:
 
 
 def comma_separated(report: Report) -> str:
-    """One line for each configuration of a task, every number of its own column, unrounded."""
+    """One line for each configuration of a task, every number unrounded in a column of its own."""
     names = dict.fromkeys(source.name for table in report.tables for source in table.sources)
     buffer = io.StringIO()
     writer: csv.DictWriter | None = None
     for table in report.tables:
         for result in table.results:
             line = dict(_fields(result))
-            told = {source.name: result.published(source) for source in table.sources}
+            published = {source.name: result.published(source) for source in table.sources}
             for name in names:
-                mean, std = numbers(score) if (score := told.get(name)) else (None, None)
+                mean, std = numbers(score) if (score := published.get(name)) else (None, None)
                 line |= {f"{name}_mean": mean, f"{name}_std": std}
             if writer is None:
                 writer = csv.DictWriter(buffer, list(line), lineterminator="\n")
                 writer.writeheader()
-            writer.writerow({key: _inert(value) for key, value in line.items()})
+            writer.writerow({key: _no_formula(value) for key, value in line.items()})
     return buffer.getvalue()
 
 
 def counted(report: Report) -> str:
-    """How many runs are in each state, in words."""
+    """A phrase that says how many runs are in each state."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(report.counts.items()))
     return f"{len(report.runs)} run{'s' * (len(report.runs) > 1)}: {states}"
 
 
 def seeds(result: Result) -> str:
-    """How many seeds the numbers are of, and of how many."""
+    """How many seeds have a score, and how many there should be if those are more."""
     wanted = len(result.runs) + len(result.missing)
     return str(wanted) if len(result.scores) == wanted else f"{len(result.scores)} of {wanted}"
 
@@ -146,7 +147,7 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-_WORDS = ("task", "configuration")
+_TEXT_COLUMNS = ("task", "configuration")
 
 
 def _filled(table: Table) -> Iterator[tuple[list[str], list[list[str]]]]:
@@ -165,12 +166,12 @@ def _totals(aggregate: Aggregate, table: Table) -> list[float | None]:
 def _plain(header: list[str], rows: list[list[str]], form: str) -> str:
     if form == "pipe":
         header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in (header, *rows)]
-    aligned = ["left" if name in _WORDS else "right" for name in header]
+    aligned = ["left" if name in _TEXT_COLUMNS else "right" for name in header]
     return tabulate(rows, header, tablefmt=form, colalign=aligned, disable_numparse=True)
 
 
 def _escaped(text: str) -> str:
-    """Text as LaTeX takes it; tabulate does the same for what stands in cells."""
+    """Text escaped for LaTeX; tabulate does the same for cells."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -180,13 +181,13 @@ _LATEX = {
 }
 
 
-def _inert(value: object) -> object:
-    """A cell that a spreadsheet does not take for a formula."""
+def _no_formula(value: object) -> object:
+    """The value of a cell, quoted if a spreadsheet would take it for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def _fitting(header: list[str], rows: list[list[str]], width: int) -> list[int]:
-    """The columns that a terminal has room for: the published go first, from the right, then medians and intervals."""
+    """The columns that fit: published ones are dropped first, from the right, then medians and intervals."""
     widths = [max(map(len, cells)) + 2 for cells in zip(header, *rows, strict=True)]
     shown = list(range(len(header)))
     median, iqm_interval = header.index("median"), header.index("IQM") + 1
@@ -200,13 +201,13 @@ def _fitting(header: list[str], rows: list[list[str]], width: int) -> list[int]:
 
 
 def _rich(header: list[str], rows: list[list[str]]) -> RichTable:
-    made = RichTable(box=None, pad_edge=False, header_style="bold")
+    table = RichTable(box=None, pad_edge=False, header_style="bold")
     for name in header:
-        words = name in _WORDS
-        made.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        is_text = name in _TEXT_COLUMNS
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def _fields(result: Result) -> Iterator[tuple[str, object]]:

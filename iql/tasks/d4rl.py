@@ -1,4 +1,4 @@
-"""D4RL's tasks: a data file in D4RL's layout, D4RL's dynamics and D4RL's score."""
+"""The tasks of D4RL: a data file in D4RL's layout, D4RL's dynamics and D4RL's score."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
+from iql.dataset_files import data_file
+from iql.dataset_files.checks import version_warning
+from iql.dataset_files.rows import Rows
+from iql.envs.d4rl.mazes import MAZES
 from iql.errors import UserError
-from iql.tasks import data_file, files
-from iql.tasks.mazes import MAZES
-from iql.tasks.recorded import RecordedTask
-from iql.tasks.rows import Rows
-from iql.tasks.suspicions import version_suspicion
+from iql.system import data_cache
+from iql.tasks.offline import RecordedTask
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +26,16 @@ class D4RLTask(RecordedTask):
     """A task of D4RL, or one like it on a file of the user's own.
 
     name             as on the command line, hopper-medium-v2
-    simulator        key of iql.tasks.simulators.SIMULATORS
-    url              where the file is downloaded from if it is nowhere here; None: nowhere
-    rows             rows on file, None where unknown; another number means another file
+    simulator        key of iql.envs.registry.SIMULATORS
+    url              where the file is downloaded from if no local folder has it; None: it is not downloaded
+    rows             number of rows on file, None where unknown; a file with another number is another file
     observation_dim, action_dim, horizon  of the simulator
     ref_min, ref_max  returns of the random policy and of the expert, whose scores are 0 and 100
-    reward           what is done to the data's rewards: "none", "return_range" or "minus_one"
-    path             a file to take instead of D4RL's; the task is then custom
+    reward           transform of the data's rewards: "none", "return_range" or "minus_one"
+    path             a file to use instead of D4RL's; the task is then custom
     physics          "d4rl", "gymnasium" or "legacy" (gym and mujoco-py in an environment of their own)
     normalize        whether observations are shifted and scaled to mean 0 and standard deviation 1
-    keys, next_observations  how a file of the user's own is read, see iql.tasks.data_file.read
+    keys, next_observations  how a file of the user's own is read, see iql.dataset_files.data_file.read
     """
 
     horizon: int
@@ -75,44 +76,44 @@ class D4RLTask(RecordedTask):
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the file's bytes."""
-        return files.sha256(self.locate())
+        return data_cache.sha256(self.locate())
 
     def locate(self) -> Path:
-        """The data file, downloaded if it is nowhere. Raises UserError."""
-        return files.find(self.url, self.path)
+        """The data file, downloaded if no local folder has it. Raises UserError."""
+        return data_cache.find(self.url, self.path)
 
     def read(self) -> tuple[Rows, Path]:
         """The file's rows, checked against the task, and its path. Raises UserError."""
         path = self.locate()
-        own = self.next_observations if self.custom else None  # D4RL's files are what they are
+        own = self.next_observations if self.custom else None  # D4RL's own files are read as D4RL reads them
         data = data_file.read(path, self.horizon, self.keys, own)
         self._check_sizes(data, path)
         self._check_rows(data, path)
-        if suspicion := version_suspicion(path, self.name, self.url):
-            log.warning("%s: %s", path, suspicion)
+        if warning := version_warning(path, self.name, self.url):
+            log.warning("%s: %s", path, warning)
         return data, path
 
     def make_envs(self, num: int) -> VectorEnv:
-        """`num` simulators side by side, autoreset disabled: who steps them resets what ended."""
+        """A vector of `num` simulators, autoreset disabled: the caller resets those whose episode ended."""
         if self.physics == "legacy":
-            from iql.tasks.legacy import LegacyEnvs
+            from iql.envs.legacy.client import LegacyEnvs
 
             return LegacyEnvs(self.name, num, self.horizon, self.observation_dim, self.action_dim)
         return super().make_envs(num)
 
     def env_makers(self, num: int) -> list[Callable[[], gymnasium.Env]]:
-        """What makes each of `num` simulators."""
-        from iql.tasks.simulators import make
+        """A constructor for each of `num` simulators."""
+        from iql.envs.registry import make
 
         return [partial(make, self.simulator, self.physics, self.horizon)] * num
 
     def simulator_facts(self) -> dict[str, object]:
         """mujoco's version, the physics profile and whether it is exact there."""
         if self.physics == "legacy":
-            from iql.tasks import legacy
+            from iql.envs.legacy import client
 
-            return dict(legacy.facts())
-        from iql.tasks import physics
+            return dict(client.facts())
+        from iql.envs.d4rl import physics
 
         return physics.facts(self.physics, self.simulator)
 
@@ -121,7 +122,7 @@ class D4RLTask(RecordedTask):
         need = self.observation_dim, self.action_dim
         if have == need:
             return
-        from iql.tasks.simulators import SIMULATORS
+        from iql.envs.registry import SIMULATORS
 
         fits = [f"{key}-…" for key, it in SIMULATORS.items() if (it.observation_dim, it.action_dim) == have]
         advice = f"such a file fits env={' or '.join(fits)}" if fits else "for data of other sizes there is env=hdf5"
@@ -143,11 +144,12 @@ class D4RLTask(RecordedTask):
 
 
 class AntMazeTask(D4RLTask):
-    """D4RL's antmaze, whose goal is drawn.
+    """D4RL's antmaze, with a random goal.
 
-    goal  "run": once for all episodes of a run, from its seed, as D4RL's v0 draws it once per environment;
-          "episode": at every reset, as v2 does
-    The rest is D4RLTask's.
+    goal  "run": drawn once for all episodes of a run, from its seed, as D4RL's v0 draws it once per environment;
+          "episode": drawn at every reset, as in v2
+
+    The other arguments are D4RLTask's.
     """
 
     antmaze = True

@@ -1,7 +1,10 @@
-"""Mirrors of metrics.jsonl: Weights & Biases and TensorBoard."""
+"""Mirrors of a run's metrics.jsonl: Weights & Biases and TensorBoard, by the names that configurations give them.
 
-from iql.tracking.run import Leavings, RunInfo, Tracker
+May import runs, system and errors.
+"""
+
 from iql.tracking.tensorboard import TensorBoardTracker
+from iql.tracking.tracker import Artifacts, RunInfo, Tracker
 from iql.tracking.wandb import WandbTracker
 
-__all__ = ["Leavings", "RunInfo", "TensorBoardTracker", "Tracker", "WandbTracker"]
+__all__ = ["Artifacts", "RunInfo", "TensorBoardTracker", "Tracker", "WandbTracker"]

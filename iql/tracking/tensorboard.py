@@ -1,4 +1,4 @@
-"""A run mirrored to TensorBoard's event files."""
+"""TensorBoard: a run mirrored to event files."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import socket
 import time
 from typing import Any, BinaryIO
 
-from iql.metrics import Record, read_records
-from iql.tracking.run import Leavings, RunInfo, one_line, scalars
+from iql.runs.metrics_file import Record, read_records
+from iql.tracking.tracker import Artifacts, RunInfo, one_line, scalars
 
 log = logging.getLogger(__name__)
 
 
 class TensorBoardTracker:
-    """Writes event files to `tensorboard/` in the run's directory (see `Tracker` for the promises).
+    """Writes event files to `tensorboard/` in the run's directory (see `Tracker` for what it guarantees).
 
-    Records go through TensorBoard's own record writer on the calling thread (65 µs each): its
-    queueing writer prints a traceback of its own where the disk is full.
+    Records are written by TensorBoard's record writer on the calling thread (65 µs each): its queueing writer prints
+    a traceback if the disk is full.
     """
 
     def __init__(self) -> None:
         self._file: BinaryIO | None = None
         self._writer: Any = None
-        self._update = 0  # the last one written
+        self._update = 0  # of the last record written
 
     def start(self, info: RunInfo) -> None:
-        """Writes the folder anew: what an earlier life wrote comes from `info.metrics`, once."""
+        """Write the folder again from the start; the records of earlier attempts come from `info.metrics`."""
         try:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.summary.writer.record_writer import RecordWriter
@@ -52,7 +52,7 @@ class TensorBoardTracker:
             self._give_up(error)
 
     def log(self, record: Record) -> None:
-        """Writes a record; the file is flushed with each."""
+        """Write a record and flush the file."""
         if self._file is None:
             return
         try:
@@ -61,8 +61,8 @@ class TensorBoardTracker:
         except Exception as error:
             self._give_up(error)
 
-    def attach(self, leavings: Leavings) -> None:
-        """Shows the pictures."""
+    def attach(self, artifacts: Artifacts) -> None:
+        """Add the pictures."""
         if self._file is None:
             return
         try:
@@ -70,7 +70,7 @@ class TensorBoardTracker:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.compat.proto.summary_pb2 import Summary
 
-            for name, path in leavings.pictures.items():
+            for name, path in artifacts.pictures.items():
                 with Image.open(path) as picture:
                     width, height = picture.size
                 image = Summary.Image(encoded_image_string=path.read_bytes(), colorspace=4, width=width, height=height)
@@ -82,7 +82,7 @@ class TensorBoardTracker:
             self._give_up(error)
 
     def finish(self, summary: Record | None, exit_code: int = 0) -> None:
-        """Closes the file. Event files hold no summary: that is summary.json."""
+        """Close the file. Event files have no place for the summary, which is in summary.json."""
         if self._file is None:
             return
         try:
@@ -103,6 +103,6 @@ class TensorBoardTracker:
     def _give_up(self, error: Exception) -> None:
         file, self._file = self._file, None
         if file is not None:
-            with contextlib.suppress(OSError):  # what is buffered fails as it did before
+            with contextlib.suppress(OSError):  # writing the buffer fails once more
                 file.close()
         log.warning("TensorBoard is not tracked any further (%s); training goes on", one_line(error))

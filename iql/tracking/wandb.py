@@ -1,4 +1,4 @@
-"""A run mirrored to Weights & Biases, online or offline."""
+"""Weights & Biases: a run mirrored online or offline."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from iql.metrics import Record, read_records
-from iql.storage import replace_file
-from iql.tracking.run import Leavings, RunInfo, one_line, scalars
+from iql.runs.metrics_file import Record, read_records
+from iql.system.atomic_files import replace_file
+from iql.tracking.tracker import Artifacts, RunInfo, one_line, scalars
 from iql.tracking.wandb_service import resolve_mode, start_service
 
 log = logging.getLogger(__name__)
 
-FINISH_SECONDS = 10  # what an online run waits for its upload at the end; the rest is for `wandb sync`
+FINISH_SECONDS = 10  # for the upload at the end of an online run; what is left is uploaded by `wandb sync`
 
 
 @dataclass
 class Session:
-    """What the W&B runs of one process share.
+    """State that the W&B runs of one process share.
 
-    offline  no further run of this process tries to go online
-    hinted   the line that says where offline runs lie has been logged
-    stalled  an upload did not end in time: later runs do not wait for theirs
-    live     runs that are open
+    offline        no further run of this process tries to go online
+    hint_logged    the line that says where offline runs are has been logged
+    upload_stalled an upload did not end in time, so that later runs do not wait for theirs
+    open_runs      the number of runs that are open
     """
 
     offline: bool = False
-    hinted: bool = False
-    stalled: bool = False
-    live: int = 0
+    hint_logged: bool = False
+    upload_stalled: bool = False
+    open_runs: int = 0
 
 
 SESSION = Session()
 
 
 class WandbTracker:
-    """One W&B run per run, several side by side in one process (see `Tracker` for the promises).
+    """One W&B run for each run, several at a time in one process (see `Tracker` for what it guarantees).
 
-    project, entity  where the run goes; WANDB_PROJECT and WANDB_ENTITY win
-    mode             auto (online where there is a key, else offline), online, offline or disabled;
-                     WANDB_MODE wins
-    init_timeout     seconds of the process's one attempt to go online
-    artifact         whether the final networks are kept with W&B too, as an artifact of type model
+    project, entity  where the run is tracked; WANDB_PROJECT and WANDB_ENTITY take precedence
+    mode             auto (online if there is a key, else offline), online, offline or disabled; WANDB_MODE takes
+                     precedence
+    init_timeout     seconds; each process tries once to go online
+    artifact         whether the final networks are uploaded too, as an artifact of type model
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class WandbTracker:
         self._init_timeout = init_timeout
         self._artifact = artifact
         self._run: Any = None
-        self._first = 0  # updates before this one are W&B's already
+        self._first = 0  # W&B has the records of updates before this one already
         self._step = -1  # the last step given to W&B
-        self._update: int | None = None  # and the update that it stands for
-        self._last = 0  # the update of the last record, given to W&B or its already
+        self._update: int | None = None  # the update of that step
+        self._last = 0  # the update of the last record, whether it was sent now or earlier
 
     def start(self, info: RunInfo) -> None:
-        """Opens the run; a resumed one gets what it lacks from `info.metrics`."""
+        """Open the run; a resumed one is sent the missing records of `info.metrics`."""
         if self._mode == "disabled":
             return
         try:
@@ -93,7 +93,7 @@ class WandbTracker:
             self._give_up(error)
 
     def log(self, record: Record) -> None:
-        """Hands a record to W&B's service process on this machine (0.2 ms), never to the network."""
+        """Send a record to W&B's service process on this machine (0.2 ms), never directly over the network."""
         if self._run is None:
             return
         try:
@@ -101,29 +101,29 @@ class WandbTracker:
         except Exception as error:
             self._give_up(error)
 
-    def attach(self, leavings: Leavings) -> None:
-        """Shows the pictures beside the last record and, if asked for, keeps the networks as an artifact."""
+    def attach(self, artifacts: Artifacts) -> None:
+        """Add the pictures to the last record and, if configured, upload the networks as an artifact."""
         if self._run is None:
             return
         try:
             import wandb
 
-            images = {name: wandb.Image(str(path)) for name, path in leavings.pictures.items()}
+            images = {name: wandb.Image(str(path)) for name, path in artifacts.pictures.items()}
             if images:
                 self._run.log({**images, "update": self._last}, step=max(self._step, self._first))
             if self._artifact:
                 artifact = wandb.Artifact(f"policy-{self._run.id}", "model", metadata={"update": self._last})
-                artifact.add_file(str(leavings.networks))
+                artifact.add_file(str(artifacts.networks))
                 self._run.log_artifact(artifact)
         except Exception as error:
-            log.warning("W&B has no pictures or artifact of %s (%s)", leavings.networks.parent, one_line(error))
+            log.warning("W&B has no pictures or artifact of %s (%s)", artifacts.networks.parent, one_line(error))
 
     def finish(self, summary: Record | None, exit_code: int = 0) -> None:
-        """Adds the numbers and texts of `summary` to the run's and closes it; an upload may take FINISH_SECONDS."""
+        """Add the numbers and texts of `summary` to the run and close it; an upload may take FINISH_SECONDS."""
         if self._run is None:
             return
         try:
-            if summary:  # lists stay in summary.json: a table of runs cannot show them
+            if summary:  # without lists, which W&B's table of runs cannot show
                 self._run.summary.update({key: value for key, value in summary.items() if not isinstance(value, list)})
             self._close(exit_code)
         except Exception as error:
@@ -132,7 +132,7 @@ class WandbTracker:
     def _open(self, wandb: ModuleType, info: RunInfo) -> None:
         folder = info.directory / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        # W&B moves to /tmp without a word from a folder that it cannot write to: find out first.
+        # W&B falls back to /tmp silently where it cannot write, so this is checked first.
         tempfile.TemporaryFile(dir=folder).close()
         settings = start_service(wandb, self._init_timeout, FINISH_SECONDS)
         mode, reason = resolve_mode(wandb, self._mode)
@@ -146,19 +146,19 @@ class WandbTracker:
             except Exception as error:
                 SESSION.offline, level = True, logging.WARNING
                 reason = f"could not go online ({one_line(error)})"
-                if SESSION.live:  # the failed run keeps its id in the service that the others use
+                if SESSION.open_runs:  # the service, which the other runs use, has the failed run's id
                     raise
                 wandb.teardown()
                 settings = start_service(wandb, self._init_timeout, FINISH_SECONDS)
-        for earlier in folder.glob("offline-run-*"):  # W&B has it or will get it from this life
+        for earlier in folder.glob("offline-run-*"):  # this attempt sends those records again, or W&B has them
             shutil.rmtree(earlier)
         if self._run is None:
             self._run = self._init(wandb, info, settings, "offline")
-            _hint(level, reason, Path(self._run.settings.sync_dir))
+            _log_hint(level, reason, Path(self._run.settings.sync_dir))
         else:
-            with contextlib.suppress(OSError):  # for reports, which link to it
+            with contextlib.suppress(OSError):  # reports link to it
                 replace_file(folder / "url", f"{self._run.url}\n".encode())
-        SESSION.live += 1
+        SESSION.open_runs += 1
         self._step = self._first - 1
         self._run.define_metric("update", hidden=True)
         for section in ("train/*", "eval/*"):
@@ -184,7 +184,7 @@ class WandbTracker:
         )
 
     def _write(self, record: Record) -> None:
-        """Steps only ever grow: a late evaluation takes the next free one and keeps its `update`."""
+        """W&B's steps must increase: a late evaluation takes the next free step and keeps its `update`."""
         update = self._last = record["update"]
         if update < self._first:
             return
@@ -195,7 +195,7 @@ class WandbTracker:
 
     def _close(self, exit_code: int) -> None:
         run, self._run = self._run, None
-        SESSION.live -= 1
+        SESSION.open_runs -= 1
         failures: list[Exception] = []
 
         def finish() -> None:
@@ -207,11 +207,11 @@ class WandbTracker:
         closing = threading.Thread(target=finish, name="wandb-finish", daemon=True)
         started = time.monotonic()
         closing.start()
-        closing.join(timeout=1 if SESSION.stalled else FINISH_SECONDS + 2)
+        closing.join(timeout=1 if SESSION.upload_stalled else FINISH_SECONDS + 2)
         if failures:
             raise failures[0]
         if closing.is_alive() or time.monotonic() - started >= FINISH_SECONDS:
-            SESSION.stalled = True
+            SESSION.upload_stalled = True
             log.warning(
                 "W&B's upload did not end in %d s: finish it with `wandb sync --include-online %s`",
                 FINISH_SECONDS,
@@ -221,30 +221,30 @@ class WandbTracker:
     def _give_up(self, error: Exception) -> None:
         if self._run is not None:
             self._run = None
-            SESSION.live -= 1
+            SESSION.open_runs -= 1
         log.warning(
             "W&B is not tracked any further (%s); training goes on, metrics.jsonl is the record",
             one_line(error),
         )
 
 
-def _hint(level: int, reason: str, folder: Path) -> None:
-    if SESSION.hinted:
+def _log_hint(level: int, reason: str, folder: Path) -> None:
+    if SESSION.hint_logged:
         return
-    SESSION.hinted = True
-    place = _shown(folder)
+    SESSION.hint_logged = True
+    path = _shown(folder)
     log.log(
         level,
         "W&B %s: recording offline; look at it with `wandb beta leet %s`, upload it with `wandb sync %s` "
         "(all runs of a sweep at once: docs/sweeps.md)",
         reason,
-        place,
-        place,
+        path,
+        path,
     )
 
 
 def _shown(folder: Path) -> str:
-    """The folder as a user would type it: relative where it lies below the current one."""
+    """The folder as a user would type it: relative if it is within the current one."""
     with contextlib.suppress(ValueError):
         folder = folder.relative_to(Path.cwd())
     return shlex.quote(str(folder))

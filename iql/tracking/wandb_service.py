@@ -1,4 +1,4 @@
-"""W&B's service process and its settings: quiet, local, and deaf to a stray environment."""
+"""W&B's service process and its settings: quiet, and independent of unrelated WANDB_ variables."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 import psutil
 
-from iql.tracking.run import one_line
+from iql.tracking.tracker import one_line
 
-STOP_SECONDS = 10.0  # that the service has to end by itself
+STOP_SECONDS = 10.0  # for the service to end by itself
 
-# Where runs go and how they get there. Every other WANDB_ variable of a stray environment (RUN_ID,
-# RESUME, SWEEP_ID, NAME, RUN_GROUP, SERVICE, DIR, …) would make one run out of several.
-HONOURED = frozenset(
+# Variables that say where runs go and how. Any other WANDB_ variable of the environment (RUN_ID, RESUME, SWEEP_ID,
+# NAME, RUN_GROUP, SERVICE, DIR, …) would merge several runs into one.
+ACCEPTED = frozenset(
     """
     WANDB_MODE WANDB_PROJECT WANDB_ENTITY WANDB_BASE_URL WANDB_APP_URL WANDB_API_KEY WANDB_IDENTITY_TOKEN_FILE
     WANDB_CREDENTIALS_FILE WANDB_CONFIG_DIR WANDB_CACHE_DIR WANDB_DATA_DIR WANDB_HTTP_PROXY WANDB_HTTPS_PROXY
@@ -29,11 +29,11 @@ HONOURED = frozenset(
 
 
 def start_service(wandb: ModuleType, init_timeout: float, finish_timeout: float) -> Any:
-    """The settings of a run (timeouts in seconds); starts the service process where none runs yet."""
+    """Start the service process if it does not run yet; returns the settings of a run (timeouts in seconds)."""
     settings = wandb.Settings(
         silent=True,
         quiet=True,
-        console="off",  # the bar and the log stay ours
+        console="off",  # the progress bar and the log are written by this process
         init_timeout=init_timeout,
         finish_timeout=finish_timeout,
         save_code=False,
@@ -43,22 +43,22 @@ def start_service(wandb: ModuleType, init_timeout: float, finish_timeout: float)
         sagemaker_disable=True,
         symlink=False,
         x_disable_meta=True,  # manifest.json has host, device and versions
-        x_disable_stats=True,  # sampled once per run: ten runs side by side would read one GPU ten times
+        x_disable_stats=True,  # sampled for each run: the ten runs of a pack would read one GPU ten times
         x_save_requirements=False,
     )
-    # W&B's reports of its own errors hold up the exit by 20 s where the server does not answer.
+    # W&B's reports of its own errors delay the exit by 20 s if the server does not answer.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     hooks = sys.exit, sys.excepthook
     with _clean_environment():
         wandb.setup(settings)
-    sys.exit, sys.excepthook = hooks  # W&B replaces both to learn an exit code that we tell it
+    sys.exit, sys.excepthook = hooks  # W&B replaces both to learn the exit code, which `finish` passes anyway
     atexit.unregister(_stop_service)
-    atexit.register(_stop_service)  # before W&B's own, which raises where its service has died
+    atexit.register(_stop_service)  # runs before W&B's own handler, which raises if the service has died
     return settings
 
 
 def _stop_service() -> None:
-    """End the service; one that does not end by itself is killed: what it did not send lies on the disk."""
+    """End the service, and kill it if it does not end by itself: what it has not sent is on the disk."""
     stopping = threading.Thread(target=_tear_down, daemon=True)
     stopping.start()
     stopping.join(STOP_SECONDS)
@@ -78,9 +78,9 @@ def _tear_down() -> None:
 
 @contextlib.contextmanager
 def _clean_environment() -> Iterator[None]:
-    """Hides the WANDB_ variables that are not honoured, and forgets those that W&B sets meanwhile."""
+    """Hide the WANDB_ variables that are not ACCEPTED, and remove those that W&B sets meanwhile."""
     before = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-    for name in before.keys() - HONOURED:
+    for name in before.keys() - ACCEPTED:
         del os.environ[name]
     try:
         yield
@@ -91,9 +91,9 @@ def _clean_environment() -> Iterator[None]:
 
 
 def resolve_mode(wandb: ModuleType, mode: str) -> tuple[str, str]:
-    """online, offline or disabled, and for offline why; auto asks W&B's settings and whether there is a key.
+    """The mode (online, offline or disabled) and, for offline, the reason; auto follows W&B's settings and its key.
 
-    Raises ValueError for a mode that is none.
+    Raises ValueError for an unknown mode.
     """
     if mode == "auto":
         mode = wandb.setup().settings.mode  # `wandb offline` and `wandb disabled` are kept there

@@ -4,17 +4,17 @@
   const one = (selector, root = document) => root.querySelector(selector);
   const charts = JSON.parse(one("#charts").textContent);
   const root = document.documentElement;
-  const INK = { paper_bgcolor: "#fff", plot_bgcolor: "#fff", font: { color: "#1f2328" } };  // of a picture that is saved
+  const INK = { paper_bgcolor: "#fff", plot_bgcolor: "#fff", font: { color: "#1f2328" } };  // of a saved picture
   const PAPER = { width: 620, height: 300 };  // of a chart in print, in CSS pixels: page.css has the width too
   const touch = matchMedia("(hover: none), (pointer: coarse)").matches;
 
-  // What the reader chose outlasts the page's loading itself anew; a file's storage may be closed to it.
+  // The reader's choices are kept when the page reloads itself; a page opened from a file may have no storage.
   const memory = {
     get(key) { try { return JSON.parse(sessionStorage.getItem("iql " + key)); } catch { return null; } },
     set(key, value) { try { sessionStorage.setItem("iql " + key, JSON.stringify(value)); } catch { /* as above */ } },
   };
 
-  // Colours: as the system says, light or dark.
+  // Colours: light, dark, or as the system is set.
   const themes = ["system", "light", "dark"];
   const system = matchMedia("(prefers-color-scheme: dark)");
   let theme = themes.includes(memory.get("theme")) ? memory.get("theme") : "system";
@@ -86,15 +86,15 @@
     filter();
   }));
 
-  // Runs: a search and a state besides.
+  // Runs are also filtered by a text search and by state.
   function filterRuns(passes) {
-    const words = one("#search").value.toLowerCase().split(/\s+/);
+    const terms = one("#search").value.toLowerCase().split(/\s+/);
     const state = one("#state").value;
     let count = 0;
     const rows = every("#runs tbody tr");
     rows.forEach((row) => {
       const text = row.textContent.toLowerCase();
-      row.hidden = !passes(row) || (state !== "" && row.dataset.state !== state) || !words.every((word) => text.includes(word));
+      row.hidden = !passes(row) || (state !== "" && row.dataset.state !== state) || !terms.every((term) => text.includes(term));
       count += !row.hidden;
     });
     one("#counted").textContent = `${count} of ${rows.length} runs`;
@@ -102,7 +102,7 @@
   one("#search").addEventListener("input", filter);
   one("#state").addEventListener("change", filter);
 
-  // Tables sort by the column whose head is pressed.
+  // A table is sorted by the column whose header is clicked.
   every("table.sortable thead button").forEach((button) => button.addEventListener("click", () => {
     const head = button.closest("th");
     const body = one("tbody", head.closest("table"));
@@ -121,7 +121,7 @@
     body.append(...every("tr", body).sort(compare));
   }));
 
-  // Charts are drawn when they come near the window.
+  // A chart is drawn when it is scrolled near the visible part of the page.
   function card(chart, index) {
     const figure = document.createElement("figure");
     figure.dataset.task = chart.task;
@@ -164,7 +164,7 @@
       .then(() => Plotly.relayout(plot, colours()))
       .then(() => { plot.dataset.drawn = "true"; });
   }
-  // Plotly's own legend cuts long names off; this one breaks their lines.
+  // Plotly's own legend cuts off long names; this one wraps them.
   const named = (chart) => chart.data.filter((trace) => trace.showlegend !== false && trace.type === "scatter");
   function legend(chart) {
     const list = document.createElement("ul");
@@ -191,7 +191,7 @@
       : draw("circle", { cx: 12, cy: 2, r: 4, fill: colour }));
     return picture;
   }
-  // Of a chart whose axes number what is long, what the numbers stand for.
+  // The names that a chart with long names replaces by numbers on its axes.
   function key(chart) {
     if (!chart.key.length) return [];
     const list = document.createElement("ol");
@@ -200,7 +200,7 @@
     return [list];
   }
 
-  // Plotly takes some texts for HTML; a name is shown as it is written.
+  // Plotly interprets some texts as HTML; they are escaped, so that names are shown as they are written.
   const TEXTS = ["name", "x", "y", "text", "customdata", "ticktext", "categoryarray"];
   const escaped = (value) => (Array.isArray(value) ? value.map(escaped)
     : typeof value === "string" ? value.replace(/&/g, "&amp;").replace(/</g, "&lt;") : value);
@@ -209,7 +209,7 @@
     return { ...node, ...Object.fromEntries(own) };
   }
 
-  // Plotly's own bar of buttons would lie over the chart where nothing hovers; these stand below it.
+  // Without a mouse, Plotly's own buttons would cover the chart; these are below it.
   function tools(chart, plot) {
     const line = document.createElement("p");
     line.className = "tools";
@@ -259,7 +259,7 @@
     Plotly.relayout(plot, { "xaxis.autorange": true, ...(range ? { "yaxis.range": range } : { "yaxis.autorange": autorange || true }) });
   }
 
-  // Arrows move, + and − zoom, 0 shows all.
+  // Keys: arrows move, + and − zoom, 0 shows all.
   function move(event, plot) {
     if (!plot._fullLayout || event.ctrlKey || event.metaKey || event.altKey) return;
     const shift = { ArrowLeft: ["xaxis", -0.15], ArrowRight: ["xaxis", 0.15], ArrowDown: ["yaxis", -0.15], ArrowUp: ["yaxis", 0.15] }[event.key];
@@ -278,7 +278,7 @@
     event.preventDefault();
   }
 
-  // The same numbers as a table, made when it is opened.
+  // The chart's numbers as a table, which is built when it is opened.
   function asTable(chart) {
     const details = document.createElement("details");
     details.innerHTML = "<summary>As a table</summary>";
@@ -338,7 +338,7 @@
   applyTheme();
   filter();
 
-  // On paper: every chart that is shown, as wide as the sheet, in dark ink.
+  // For printing, every chart that is shown is drawn in dark colours and as wide as the sheet.
   addEventListener("beforeprint", () => {
     root.dataset.theme = "light";
     every("figure:not([hidden]) > .chart").forEach((plot) => {
@@ -351,7 +351,7 @@
     every(".chart.js-plotly-plot").forEach((plot) => Plotly.relayout(plot, { width: null, height: null, autosize: true }));
   });
 
-  // A report of runs under way is written anew, and so loaded anew, where the reader left it.
+  // While runs are being trained, the report is rewritten and reloaded; the reader's scroll position is kept.
   const refresh = Number(document.body.dataset.refresh);
   if (memory.get("scroll")) scrollTo({ top: memory.get("scroll"), behavior: "instant" });
   memory.set("scroll", 0);

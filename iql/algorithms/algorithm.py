@@ -1,0 +1,88 @@
+"""What an algorithm is: the networks that it trains, its hyperparameters, and one update."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from iql.data.sampling import Batch
+from iql.data.transitions import Transitions
+
+PerMember = Tensor
+"""Type of a hyperparameter that may differ within a pack: one number a member, [M, 1] float32.
+
+The settings that may differ are listed in iql.config.schema.MEMBER_KEYS; all others are plain values.
+"""
+
+
+class Step(Protocol):
+    """One update as an algorithm sees it, whoever carries it out.
+
+    batch     the members' transitions, each tensor [M, B, ...]
+    networks  by name; calls whose gradients reach the network's parameters, with dropout switched on:
+              value(observations) returns V [M, B]; q(observations, actions) returns both Q [M, 2, B];
+              policy(observations) returns the mean [M, B, action_dim], which may lie beyond ±1, and log_std
+              [M, 1 or B, action_dim], or None for a deterministic policy
+    frozen    the same networks without gradients and with dropout switched off
+    targets   the target networks, without gradients
+    measured  whether this update's metrics are asked for
+
+    A network that is called after its step gives what the new weights give. Random numbers come from `noise` alone:
+    those of torch's generators would not be the same after a resume or in another pack.
+    """
+
+    @property
+    def batch(self) -> Batch: ...
+
+    @property
+    def networks(self) -> Mapping[str, Callable[..., Any]]: ...
+
+    @property
+    def frozen(self) -> Mapping[str, Callable[..., Any]]: ...
+
+    @property
+    def targets(self) -> Mapping[str, Callable[..., Any]]: ...
+
+    @property
+    def measured(self) -> bool: ...
+
+    def minimize(self, name: str, loss: Tensor) -> None:
+        """The optimizer step of a network on the members' losses [M]; also records loss and gradient norm.
+
+        At most one step a network in an update. Raises ValueError.
+        """
+
+    def move_target(self, name: str, polyak: Tensor) -> None:
+        """target ← (1 − polyak) · target + polyak · network, polyak [M, 1]."""
+
+    def record(self, **metrics: Tensor) -> None:
+        """Further metrics of this update, [M] each. Raises ValueError for another shape or a name that is taken."""
+
+    def noise(self, name: str, *shape: int) -> Tensor:
+        """Standard normal numbers [M, *shape] float32, a function of (seed, name, number of the update)."""
+
+
+class Algorithm(ABC):
+    """Base class of all algorithms; a user's own derives from it too.
+
+    networks   names of the networks that are trained, in the order in which their losses are reported; the
+               configuration's section `network` says what each is
+    targets    names of those that have a target network
+    schedules  how the learning rate of a network runs: "cosine" (to 0 over the run) or "constant", the default
+    """
+
+    networks: ClassVar[tuple[str, ...]]
+    targets: ClassVar[tuple[str, ...]] = ()
+    schedules: Mapping[str, str] = {}
+
+    @abstractmethod
+    def update(self, step: Step) -> None:
+        """One gradient step of every network."""
+
+    def rows(self, data: Transitions) -> np.ndarray:
+        """The rows of `data` that batches are drawn from, [N] int64: all that begin a transition."""
+        return data.rows

@@ -1,0 +1,117 @@
+"""The equations as pure functions on tensors; numbers are those of IQL's paper (arXiv:2110.06169).
+
+[M, B] is members × batch. Every loss is [M], one number a member, so that the gradient of
+a pack's sum is that of each member. Beside each loss stands its gradient, for updates without autograd.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _same_shape(**tensors: Tensor) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"shapes must be equal, got {shapes}")
+
+
+def value_loss(q: Tensor, v: Tensor, tau: Tensor) -> Tensor:
+    """Expectile regression of V on Q, equation 5: mean |tau − 1(q − v < 0)| · (q − v)².
+
+    q, v [M, B]; tau [M, 1], the expectile. At tau 0.5 it is half the mean squared error. Returns [M].
+    """
+    _same_shape(q=q, v=v)
+    difference = q - v
+    weight = torch.where(difference < 0, 1 - tau, tau)
+    return (weight * difference.square()).mean(-1)
+
+
+def value_loss_gradient(q: Tensor, v: Tensor, tau: Tensor) -> Tensor:
+    """The gradient of value_loss with respect to v, [M, B]."""
+    difference = q - v
+    scale = -2 / v.shape[-1]
+    return torch.where(difference < 0, (1 - tau) * scale, tau * scale).mul_(difference)
+
+
+def q_target(rewards: Tensor, masks: Tensor, next_v: Tensor, discount: Tensor) -> Tensor:
+    """What Q is regressed on, equation 6: r + discount · mask · V(s′), all [M, B], discount [M, 1]."""
+    _same_shape(rewards=rewards, masks=masks, next_v=next_v)
+    return rewards + discount * masks * next_v
+
+
+def q_loss(q: Tensor, target: Tensor) -> Tensor:
+    """Squared error of both Q networks, equation 6, summed over the two: q [M, 2, B], target [M, B] → [M]."""
+    _same_shape(q=q[:, 0], target=target)
+    return (q - target.unsqueeze(1)).square().sum(1).mean(-1)
+
+
+def q_loss_gradient(q: Tensor, target: Tensor) -> Tensor:
+    """The gradient of q_loss with respect to q, [M, 2, B]."""
+    return (q - target.unsqueeze(1)).mul_(2 / q.shape[-1])
+
+
+def advantage_weights(advantage: Tensor, beta: Tensor, cap: Tensor) -> Tensor:
+    """min(exp(beta · A), cap), equation 7 with the authors' cap of 100; advantage [M, B], beta, cap [M, 1]."""
+    return torch.minimum(torch.exp(beta * advantage), cap)
+
+
+def gaussian_log_prob(mean: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
+    """Log-density of actions under a diagonal Gaussian, summed over action dimensions.
+
+    mean, actions [M, B, action_dim]; log_std broadcasts to them. Returns [M, B].
+    """
+    _same_shape(mean=mean, actions=actions)
+    normalized = (actions - mean) * torch.exp(-log_std)
+    return (-0.5 * normalized.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def squared_log_prob(mean: Tensor, actions: Tensor) -> Tensor:
+    """What stands for the log-density of a deterministic policy, −‖a − π(s)‖²: [M, B, action_dim] → [M, B]."""
+    _same_shape(mean=mean, actions=actions)
+    return -(actions - mean).square().sum(-1)
+
+
+def log_prob(mean: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
+    """Log-density of actions [M, B, action_dim] under what a policy gives: Gaussian, or deterministic without log_std.
+
+    log_std [M, 1 or B, action_dim], or [M, action_dim] of a policy whose standard deviation depends on no state.
+    Returns [M, B].
+    """
+    if log_std is None:
+        return squared_log_prob(mean, actions)
+    return gaussian_log_prob(mean, log_std.unsqueeze(1) if log_std.dim() == 2 else log_std, actions)
+
+
+def policy_loss(weights: Tensor, log_prob: Tensor) -> Tensor:
+    """Advantage-weighted regression, equation 7: −mean weight · log π(a|s), both [M, B]. Returns [M]."""
+    _same_shape(weights=weights, log_prob=log_prob)
+    return -(weights * log_prob).mean(-1)
+
+
+def cloning_loss(mean: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
+    """Behaviour cloning: −mean log π(a|s); of a deterministic policy the squared error's mean, over dimensions too.
+
+    Shapes as in log_prob. Returns [M].
+    """
+    per_row = -log_prob(mean, log_std, actions).mean(-1)
+    return per_row if log_std is not None else per_row / actions.shape[-1]
+
+
+def gaussian_policy_gradient(weights: Tensor, mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of policy_loss under gaussian_log_prob with respect to mean [M, B, action_dim] and log_std.
+
+    log_std [M, 1, action_dim], as its gradient.
+    """
+    inverse = torch.exp(-log_std)
+    normalized = (actions - mean) * inverse
+    share = weights.unsqueeze(-1) / -weights.shape[-1]
+    of_log_std = (share * (normalized.square() - 1)).sum(1, keepdim=True)
+    return normalized.mul_(inverse).mul_(share), of_log_std
+
+
+def squared_policy_gradient(weights: Tensor, mean: Tensor, actions: Tensor) -> Tensor:
+    """The gradient of policy_loss under squared_log_prob with respect to mean, [M, B, action_dim]."""
+    return (actions - mean).mul_(weights.unsqueeze(-1) * (-2 / weights.shape[-1]))

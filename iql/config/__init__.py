@@ -1,0 +1,1 @@
+"""Reading, checking and locating configurations, without torch; may import system and errors."""

@@ -1,0 +1,310 @@
+"""Types and ranges of every setting. The YAML files in conf/ hold the values; nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Expectile = Annotated[float, Field(ge=0.5, lt=1)]
+Beta = Annotated[float, Field(ge=0)]
+Polyak = Annotated[float, Field(gt=0, le=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Initialization = Literal["orthogonal", "pytorch"]
+PolicyMean = Literal["tanh", "linear"]
+Schedule = Literal["cosine", "constant"]
+Headline = Literal["last10", "final"]
+Reward = Literal["none", "return_range", "minus_one"]
+Distribution = Literal["gaussian", "deterministic"]
+
+
+def _ascending(pair: list[float]) -> list[float]:
+    if pair[0] >= pair[1]:
+        raise ValueError("the lower one first")
+    return pair
+
+
+class Node(BaseModel):
+    """A section of the configuration: no key but these, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Target(Node):
+    """A section that becomes an object."""
+
+    target: str = Field(alias="_target_")
+
+
+class Recipe(Node):
+    tau: Expectile
+    beta: Beta
+    dropout: Share | None
+    updates: Count
+    evaluation_every: Count
+    evaluation_episodes: Count
+    score: Headline
+    polyak: Polyak | None = None
+    lr: LearningRate | None = None
+
+
+class Corl(Node):
+    tau: Expectile
+    beta: Beta
+    polyak: Polyak
+    policy: Distribution
+    dropout: Share | None
+    normalize: bool
+    reward: Reward
+
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Keys(Node):
+    """What a file calls its columns; only those that are given are looked at."""
+
+    observations: Name | list[Name] = "observations"
+    actions: Name | list[Name] = "actions"
+    rewards: Name = "rewards"
+    terminals: Name | None = None
+    timeouts: Name | None = None
+    next_observations: Name | list[Name] | None = None
+
+
+class D4RLTask(Target):
+    name: str
+    simulator: str
+    url: str | None
+    rows: Count | None
+    observation_dim: Count
+    action_dim: Count
+    horizon: Count
+    ref_min: float
+    ref_max: float
+    reward: Reward
+    path: Name | None = None
+    keys: Keys | None = None
+    next_observations: Literal["row", "file"] = "row"
+    physics: Literal["d4rl", "gymnasium", "legacy"]
+    normalize: bool
+    recipe: Recipe
+    corl: Corl | None = None
+
+
+class MadeMaze2d(D4RLTask):
+    made_rows: Annotated[int, Field(ge=1000, le=100_000_000)]
+    made_seed: Annotated[int, Field(ge=0)]
+    walk_steps: Count | None = None
+    cloning: Share | None = None
+
+
+class AntMazeTask(D4RLTask):
+    goal: Literal["run", "episode"]
+
+
+class OwnData(Target):
+    name: Name | None
+    horizon: Count | None
+    reward: Reward
+    ref_min: float | None
+    ref_max: float | None
+    normalize: bool
+    recipe: Recipe
+
+
+class FileTask(OwnData):
+    path: Name | None
+    keys: Keys | None = None
+    next_observations: Literal["row", "file"] = "row"
+    gym_id: Name | None
+
+
+class MinariTask(OwnData):
+    dataset: Name | None
+    trust: bool = False
+
+
+class IQL(Target):
+    tau: Expectile
+    beta: Beta
+    discount: Annotated[float, Field(ge=0, le=1)]
+    polyak: Polyak
+    advantage_cap: Positive
+    fresh_value: bool
+    q_loss_scale: Positive
+    policy_schedule: Schedule
+    initialization: Initialization
+    policy_mean: PolicyMean
+
+
+class BC(Target):
+    networks: ClassVar[tuple[str, ...]] = ("policy",)
+    top_fraction: Annotated[float, Field(gt=0, le=1)] | None
+    return_discount: Annotated[float, Field(ge=0, le=1)]
+    policy_schedule: Schedule
+    initialization: Initialization
+    policy_mean: PolicyMean
+
+
+class Perceptron(Target):
+    hidden_dims: Annotated[list[Count], Field(min_length=1)]
+    initialization: Initialization
+
+
+class Policy(Perceptron):
+    distribution: Distribution
+    mean: PolicyMean
+    dropout: Share | None
+    log_std_range: Annotated[list[float], AfterValidator(_ascending)] = Field(
+        min_length=2, max_length=2, description="two numbers, the lower one first"
+    )
+
+
+class Adam(Target):
+    lr: LearningRate
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = Field(default=[0.9, 0.999])
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    amsgrad: bool = False
+    foreach: bool | None = None
+    fused: bool | None = None
+
+
+class WandbTracker(Target):
+    project: str
+    entity: str | None
+    mode: Literal["auto", "online", "offline", "disabled"]
+    init_timeout: Positive
+    artifact: bool
+
+
+class Network(Node):
+    hidden_dims: Annotated[list[Count], Field(min_length=1)]
+    value: Any
+    q: Any
+    policy: Any
+
+
+class Checkpoint(Node):
+    every: Count
+    keep: Annotated[int, Field(ge=2)]
+
+
+class Evaluation(Node):
+    every: Count | None
+    episodes: Count
+    headline: Headline
+    workers: Count | None
+
+
+class Sweep(Node):
+    name: str = Field(pattern=r"^[\w-][\w.-]*$", description="a folder's name: letters, digits, dots, _ and -")
+    grid: list[str]
+
+
+class LocalLauncher(Target):
+    workers: Count | None
+    pack: Count | None
+    gpu_memory_gb: Positive | None
+
+
+class SlurmLauncher(Target):
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    time_minutes: Count
+    cpus: Count
+    memory_gb: Positive
+    gpus: Annotated[int, Field(ge=0, le=1)]
+    gpu_memory_gb: Positive
+    pack: Count | None
+    parallel: Count
+    warning_seconds: Count
+    setup: list[str]
+    sbatch: dict[str, str | int | float | bool]
+
+
+class Run(Node):
+    """A run's settings as one command line gives them; `Any` stands where a user's own class may."""
+
+    seed: Annotated[int, Field(ge=0)]
+    updates: Count
+    batch_size: Count
+    precision: Literal["float32", "ieee", "bf16"]
+    code_path: Literal["auto", "plain", "fused", "native"]
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    threads: Count | None
+    runs: str
+    sweep: Sweep
+    log_every: Count
+    checkpoint: Checkpoint
+    env: Any
+    algorithm: Any
+    network: Network
+    optimizer: Any
+    evaluation: Evaluation
+    tracker: dict[str, Any]
+
+
+# What we know of our own classes; a user's are held to their signature.
+SCHEMAS: dict[str, type[Target]] = {
+    "iql.tasks.d4rl.D4RLTask": D4RLTask,
+    "iql.tasks.d4rl.AntMazeTask": AntMazeTask,
+    "iql.tasks.generated.MadeMaze2d": MadeMaze2d,
+    "iql.tasks.file.FileTask": FileTask,
+    "iql.tasks.minari.MinariTask": MinariTask,
+    "iql.algorithms.iql.IQL": IQL,
+    "iql.algorithms.bc.BC": BC,
+    "iql.networks.critics.Value": Perceptron,
+    "iql.networks.critics.TwinQ": Perceptron,
+    "iql.networks.actors.Policy": Policy,
+    "torch.optim.Adam": Adam,
+    "iql.tracking.WandbTracker": WandbTracker,
+    "iql.tracking.TensorBoardTracker": Target,
+    "iql.launching.local.LocalLauncher": LocalLauncher,
+    "iql.launching.slurm.SlurmLauncher": SlurmLauncher,
+}
+
+# Where an object stands, the schema that its defaults have, and what the code hands it besides its settings.
+PLACES: dict[str, tuple[type[Target], str]] = {
+    "env": (MadeMaze2d, ""),
+    "algorithm": (IQL, ""),
+    "network.value": (Perceptron, "observation_dim seeds"),
+    "network.q": (Perceptron, "observation_dim action_dim seeds"),
+    "network.policy": (Policy, "observation_dim action_dim seeds"),
+    "optimizer": (Adam, "params"),
+    "tracker.wandb": (WandbTracker, ""),
+    "tracker.tensorboard": (Target, ""),
+    "launcher": (SlurmLauncher, ""),
+}
+
+GROUPS = ("env", "algorithm", "network", "optimizer", "evaluation", "tracker", "preset", "sweep")
+
+# Settings that other sections read, and that no constructor takes.
+SETTINGS_ONLY = {"env": ("recipe", "corl"), "algorithm": ("initialization", "policy_mean")}
+
+# What the members of one pack may differ in.
+MEMBER_KEYS = (
+    "seed",
+    "algorithm.tau",
+    "algorithm.beta",
+    "algorithm.discount",
+    "algorithm.polyak",
+    "algorithm.advantage_cap",
+    "optimizer.lr",
+)
+
+
+def trained_networks(algorithm: dict[str, Any]) -> tuple[str, ...]:
+    """The networks that an algorithm trains, by its section; all for an algorithm of the user's own."""
+    return getattr(SCHEMAS.get(algorithm["_target_"]), "networks", ("value", "q", "policy"))
+
+
+def constructor_arguments(section: str, node: dict[str, Any]) -> dict[str, Any]:
+    """The node without the settings that only other sections read."""
+    return {key: value for key, value in node.items() if key not in SETTINGS_ONLY.get(section, ())}

@@ -1,0 +1,125 @@
+"""Turns a composed configuration into validated, plain settings; nothing here imports torch.
+
+Other modules get dictionaries, never a DictConfig.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from iql.config.class_names import current
+from iql.config.coercion import coerced
+from iql.config.schema import MEMBER_KEYS, Run
+from iql.config.trust import ALGORITHMS, IQL
+from iql.config.validation import schema_problems, target_problems
+from iql.errors import UserError
+
+Settings = dict[str, Any]
+
+
+def read(config: DictConfig) -> list[Settings]:
+    """The settings of every member of the pack that a composed configuration describes.
+
+    Raises UserError with a line for every key that is unknown, mistyped or out of range.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(_interpolation_problem(error)) from error
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    plain = current(plain)
+    if isinstance(sweep := plain.get("sweep"), dict) and sweep.get("grid"):
+        raise UserError(f"sweep={sweep['name']} is a grid of many runs: python sweep.py sweep={sweep['name']}")
+    return [validated(member) for member in _members({str(key): value for key, value in plain.items()})]
+
+
+def reference(settings: Settings, choices: Mapping[str, str]) -> list[str]:
+    """The overrides of the configuration from which a run's name shows the differences.
+
+    choices: option by group. It is the default of the run's env; for an algorithm of the project's other than IQL with
+    that algorithm, so that its own defaults are no differences.
+    """
+    overrides = [f"env={choices['env']}"] if "env" in choices else []
+    if settings["algorithm"]["_target_"] in ALGORITHMS - {IQL}:
+        overrides.append(f"algorithm={choices['algorithm']}")
+    return overrides
+
+
+def validated(settings: Settings) -> Settings:
+    """Checked settings with the types of the schema and of the targets' signatures. Raises UserError."""
+    problems = schema_problems(Run, settings, "")
+    for place, node in _objects(settings):
+        problems += target_problems(place, node)
+    if problems:
+        raise UserError("\n".join(problems))
+    return coerced(settings)
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted key; lists and empty sections are leaves."""
+    if not isinstance(node, dict) or not node:
+        return {prefix: node} if prefix else {}
+    leaves: dict[str, Any] = {}
+    for key, value in node.items():
+        leaves.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return leaves
+
+
+def _members(plain: Settings) -> list[Settings]:
+    """The settings of each member: `members` times the seeds of `seed`."""
+    given = plain.pop("members", None)
+    if given is not None and (not isinstance(given, list) or not given or not all(isinstance(m, dict) for m in given)):
+        raise UserError("members: must be a list of sections, e.g. 'members=[{seed:0},{seed:1,algorithm:{tau:0.9}}]'")
+    members = []
+    for overrides in given or [{}]:
+        settings = copy.deepcopy(plain)
+        for key, value in flatten(overrides).items():
+            if key not in MEMBER_KEYS:
+                allowed = ", ".join(MEMBER_KEYS)
+                raise UserError(f"members: {key} cannot differ within a pack; these can: {allowed}")
+            *sections, last = key.split(".")
+            node = settings
+            for section in sections:
+                node = node[section]
+            node[last] = value
+        seeds = settings.get("seed")
+        if seeds == []:
+            raise UserError("seed=[]: must be a whole number >= 0 or a list of at least one")
+        if isinstance(seeds, list):
+            members += [{**copy.deepcopy(settings), "seed": seed} for seed in seeds]
+        else:
+            members.append(settings)
+    for one, other in itertools.combinations(members, 2):
+        if one == other:
+            raise UserError(f"the pack names the same run twice (seed={one['seed']}); members must differ")
+    return members
+
+
+def _objects(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """The sections that become objects; a missing one is reported by the schema."""
+
+    def parts(section: str) -> dict[str, Any]:
+        node = settings.get(section)
+        return node if isinstance(node, dict) else {}
+
+    for section in ("env", "algorithm", "optimizer"):
+        if section in settings:
+            yield section, settings[section]
+    for section in ("network", "tracker"):
+        for name, node in parts(section).items():
+            if section == "tracker" or name in ("value", "q", "policy"):
+                yield f"{section}.{name}", node
+
+
+def _interpolation_problem(error: OmegaConfBaseException) -> str:
+    key = getattr(error, "full_key", "") or ""
+    if "corl" in str(error):
+        return "preset=corl: CORL has no settings for this env; leave the preset out or choose one of CORL's tasks"
+    return f"{key}: " + str(error).split("\n")[0]

@@ -1,0 +1,1 @@
+"""D4RL's dynamics on today's mujoco, one module a family; may import only errors."""

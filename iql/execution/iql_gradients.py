@@ -1,0 +1,240 @@
+"""The update of IQL without autograd: gradients are written out, products go into buffers that are kept.
+
+It computes what iql.algorithms.iql.IQL.update computes (tests/execution/test_paths.py compares them), for this
+project's own networks under Adam. With bfloat16 the products between hidden layers, the large ones, have that type;
+everything else stays float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iql.algorithms import losses
+from iql.algorithms.diagnostics import iql_diagnostics
+from iql.algorithms.iql import IQL
+from iql.data.sampling import Batch
+from iql.execution.mlp_passes import Buffers, Part, Pass
+from iql.learner.learner import Learner, Metrics
+from iql.learner.optimizers import PackAdam
+from iql.learner.parameters import FlatParameters
+from iql.networks.mlp import PRODUCT_TYPES
+
+
+class IQLGradients:
+    """The update of some of a learner's members, in place, in stages that depend on each other as follows.
+
+    load_pairs(i), target(i) of each part → value → policy, and forward_q(i) → backward_q(i) of each part. Nothing
+    waits for the policy.
+
+    members: their range in the pack. together: all perceptrons of a network are one part, as on CUDA; otherwise, for
+    one member on a CPU, each perceptron is a part. streams: how many CPU threads will run the stages; with one, all
+    parts share their buffers, which then stay in the cache.
+    """
+
+    def __init__(self, learner: Learner, members: range, batch_size: int, *, together: bool, streams: int = 1):
+        algorithm = learner.algorithm
+        assert isinstance(algorithm, IQL)
+        self._learner, self._algorithm, self._policy_network = learner, algorithm, learner.networks["policy"]
+        self._size, self._count = batch_size, len(members)
+        device, own = learner.device, slice(members.start, members.stop)
+        self._members = own
+        self._tau, self._beta, self._discount = algorithm.tau[own], algorithm.beta[own], algorithm.discount[own]
+        self._cap, polyak = algorithm.advantage_cap[own], algorithm.polyak[own]
+        copies = learner.flats["q"].copies
+        self._polyak = polyak.repeat_interleave(copies, 0) if together else float(polyak)
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        shared = Buffers(device) if streams == 1 and self._side is None else None
+        low = PRODUCT_TYPES[learner.precision]
+
+        def passes(name: str, *inputs: Tensor) -> list[Pass]:
+            flat, adam = learner.flats[name], learner.optimizers.get(name)
+            assert adam is None or isinstance(adam, PackAdam)
+            first, groups = members.start * flat.copies, self._count * flat.copies
+            size = groups if together else 1
+            rows = [range(i, i + size) for i in range(first, first + groups, size)]
+            parts = [self._part(flat, each, adam, shared or Buffers(device), low) for each in rows]
+            return [part.pass_of(x) for part, x in zip(parts, inputs, strict=True)]
+
+        kernels = self._policy_network.net.kernels
+        observation_dim, action_dim = kernels[0].shape[1], kernels[-1].shape[2]
+        self._states = torch.zeros(self._count, 2 * batch_size, observation_dim, device=device)
+        self._observations = self._states[:, :batch_size]
+        self._policy_observations = torch.zeros(
+            self._count, batch_size, observation_dim, device=device
+        )  # whose step may come later
+        shape = (self._count, copies if together else 1, batch_size, observation_dim + action_dim)
+        self._pairs = [torch.zeros(*shape, device=device) for _ in range(1 if together else copies)]
+        (self._v_both,) = passes("value", self._states)
+        self._v = self._v_both.part.pass_of(self._observations, larger=self._v_both)
+        (self._policy,) = passes("policy", self._policy_observations)
+        self.q = passes("q", *(pairs.flatten(0, 1) for pairs in self._pairs))
+        self.q_target = passes("q_target", *(pairs.flatten(0, 1) for pairs in self._pairs))
+
+    def refresh(self) -> None:
+        """Copy weights that were loaded into what is derived from them."""
+        for each in (self._v, self._policy, *self.q, *self.q_target):
+            each.part.refresh()
+
+    def state(self) -> list[Tensor]:
+        """All tensors that an update changes for good."""
+        weights = [each.part.rows for each in (self._v, self._policy, *self.q, *self.q_target)]
+        adams = [each for each in self._learner.optimizers.values() if isinstance(each, PackAdam)]
+        return weights + [tensor for adam in adams for tensor in adam.tensors()]
+
+    def update(self, batch: Batch, number: int | Tensor, measure: bool) -> Metrics | None:
+        """All stages of the members' update `number`, a tensor [] where a graph counts."""
+        for part in range(len(self.q_target)):
+            self.load_pairs(batch, part)
+            self.target(part)
+        weights, target, measured = self.value(batch, measure)
+        with self._on_side_stream():
+            self.policy(batch, weights, number, measured)
+        for part in range(len(self.q)):
+            self.forward_q(part)
+            self.backward_q(part, target, measured)
+        self._join()
+        return self.metrics(batch, number, weights, target, measured)
+
+    @contextlib.contextmanager
+    def _on_side_stream(self) -> Iterator[None]:
+        """On CUDA, work that runs at the same time as what follows, until _join()."""
+        if self._side is None:
+            yield
+            return
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            yield
+
+    def _join(self) -> None:
+        if self._side is not None:
+            torch.cuda.current_stream().wait_stream(self._side)
+
+    def load_pairs(self, batch: Batch, part: int) -> None:
+        """What a part of the Q networks sees."""
+        pairs = self._pairs[part]
+        torch.cat([batch.observations, batch.actions], -1, out=pairs[:, 0])
+        for copy in range(1, pairs.shape[1]):
+            pairs[:, copy].copy_(pairs[:, 0])
+
+    def target(self, part: int) -> None:
+        self.q_target[part].forward()
+
+    def value(self, batch: Batch, measure: bool) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """V's step; returns the policy's weights and Q's targets, [M, B], and what was measured."""
+        fresh, size = self._algorithm.fresh_value, self._size
+        torch.cat([batch.observations, batch.next_observations], 1, out=self._states)
+        if fresh:
+            v = self._v.forward().view(-1, size)
+        else:
+            v, next_v = self._v_both.forward().squeeze(-1).split(size, 1)
+        target_q, gradient = self._value_gradient(self._by_copy(self.q_target), v)
+        measured: dict[str, Any] = {}
+        if measure:
+            measured = {"v": v.clone(), "value_loss": losses.value_loss(target_q, v, self._tau)}
+        self._v.backward(gradient.unsqueeze(-1))
+        if measure:
+            measured["value"] = self._v.part.gradient_norms()
+        self._v.part.step()
+        if fresh:
+            v, next_v = self._v_both.forward().squeeze(-1).split(size, 1)
+        advantage, weights, target = self._weigh(target_q, v, next_v, batch)
+        if measure:
+            measured["advantage"] = advantage
+        return weights, target, measured
+
+    def policy(self, batch: Batch, weights: Tensor, number: int | Tensor, measured: dict[str, Any]) -> None:
+        """The policy's step."""
+        part, dropout = self._policy.part, self._policy_network.dropout
+        self._policy_observations.copy_(batch.observations)
+        mean = self._policy.forward(dropout.at(number, self._size, self._members) if dropout else None)
+        if self._policy_network.squash:
+            mean.tanh_()
+        self._policy.backward(self._policy_gradient(weights, mean, batch.actions), dropout.rate if dropout else None)
+        if measured:
+            measured["log_std"], measured["policy"] = self._log_std(), part.gradient_norms()
+        part.step(self._learner.rate_factor("policy", number))
+
+    def forward_q(self, part: int) -> None:
+        self.q[part].forward()
+
+    def backward_q(self, part: int, target: Tensor, measured: dict[str, Any]) -> None:
+        """The step of a part of Q, and of the target network's part after it."""
+        each = self.q[part]
+        each.backward(self._q_gradient(part, target))
+        if measured:
+            measured[f"q{part}"] = each.part.gradient_norms()
+        each.part.step()
+        self.q_target[part].part.follow(each.part, self._polyak)
+
+    def metrics(
+        self, batch: Batch, number: int | Tensor, weights: Tensor, target: Tensor, measured: dict[str, Any]
+    ) -> Metrics | None:
+        """The metrics of the update that ended last, [M] each, if it was measured."""
+        if not measured:
+            return None
+        q, mean, log_std = torch.stack(self._by_copy(self.q), 1), self._policy.output, measured["log_std"]
+        log_prob = losses.log_prob(mean, log_std, batch.actions)
+        q_norms = torch.stack([measured[f"q{part}"] for part in range(len(self.q))])
+        return self._learner.metrics(
+            losses={
+                "value": measured["value_loss"],
+                "q": self._algorithm.q_loss_scale * losses.q_loss(q, target),
+                "policy": losses.policy_loss(weights, log_prob),
+            },
+            recorded=iql_diagnostics(measured["v"], q, measured["advantage"], weights, self._cap, log_std),
+            gradient_norms={
+                "value": measured["value"],
+                "q": torch.linalg.vector_norm(q_norms, dim=0),
+                "policy": measured["policy"],
+            },
+            number=number,
+            members=self._members,
+        )
+
+    def _by_copy(self, passes: Sequence[Pass]) -> list[Tensor]:
+        """The output of each of the two Q, [M, B]."""
+        if len(passes) > 1:
+            return [each.output.view(1, -1) for each in passes]
+        return list(passes[0].output.view(self._count, 2, self._size).unbind(1))
+
+    def _part(
+        self, flat: FlatParameters, rows: range, adam: PackAdam | None, buffers: Buffers, low: torch.dtype | None
+    ) -> Part:
+        return Part(flat, rows, adam, buffers, low)
+
+    def _value_gradient(self, both: Sequence[Tensor], v: Tensor) -> tuple[Tensor, Tensor]:
+        """The smaller of both Q and the gradient of V's loss, [M, B]."""
+        target_q = torch.minimum(both[0], both[1])
+        return target_q, losses.value_loss_gradient(target_q, v, self._tau)
+
+    def _weigh(self, target_q: Tensor, v: Tensor, next_v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Advantages, the policy's weights and Q's targets, [M, B]."""
+        advantage = target_q - v
+        weights = losses.advantage_weights(advantage, self._beta, self._cap)
+        return advantage, weights, losses.q_target(batch.rewards, batch.masks, next_v, self._discount)
+
+    def _log_std(self) -> Tensor | None:
+        """[M, 1, action_dim]."""
+        others = self._policy.part.others
+        return others[0].unsqueeze(1).clamp(*self._policy_network.log_std_range) if others else None
+
+    def _policy_gradient(self, weights: Tensor, mean: Tensor, actions: Tensor) -> Tensor:
+        """The gradient of the policy's loss before the mean is squashed; that of its log std is put into its part."""
+        part, log_std = self._policy.part, self._log_std()
+        if log_std is None:
+            gradient = losses.squared_policy_gradient(weights, mean, actions)
+        else:
+            gradient, of_log_std = losses.gaussian_policy_gradient(weights, mean, log_std, actions)
+            within = part.others[0].unsqueeze(1) == log_std
+            torch.mul(of_log_std, within, out=part.other_gradients[0].unsqueeze(1))
+        return gradient.mul_(1 - mean.square()) if self._policy_network.squash else gradient
+
+    def _q_gradient(self, part: int, target: Tensor) -> Tensor:
+        """That of the loss of a part of Q, as its output."""
+        gradient = losses.q_loss_gradient(self.q[part].output.view(self._count, -1, self._size), target)
+        return gradient.mul_(self._algorithm.q_loss_scale).view(-1, self._size, 1)

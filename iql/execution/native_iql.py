@@ -1,0 +1,131 @@
+"""The update of IQL in C: the passes and gradients of native.c in place of torch's operations.
+
+It computes what iql_gradients.py and mlp_passes.py compute, to the last bits or so (tests/execution/test_native.py),
+with less memory traffic between products, and without Python's lock, so that threads do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iql.data.sampling import Batch
+from iql.execution.iql_gradients import IQLGradients
+from iql.execution.mlp_passes import Buffers, Part, Pass
+from iql.execution.native_library import WIDTH, Library, PassStruct
+from iql.learner.learner import Learner
+from iql.learner.optimizers import PackAdam
+from iql.learner.parameters import FlatParameters
+
+
+class NativePart(Part):
+    """One perceptron of one member, on a CPU."""
+
+    def __init__(
+        self,
+        flat: FlatParameters,
+        rows: range,
+        adam: PackAdam | None,
+        buffers: Buffers,
+        low: torch.dtype | None,
+        library: Library,
+    ):
+        super().__init__(flat, rows, adam, buffers, None)
+        self.library, self.bf16 = library, low is not None
+        settings = adam.settings if adam else {}
+        self._adam_settings = [*settings.get("betas", ()), settings.get("eps"), settings.get("weight_decay")]
+        self._adam_arguments = [
+            (rate, weights.numel(), [each.data_ptr() for each in (weights, gradient, first, second, step)])
+            for rate, tensors in (self.adam.groups if self.adam else ())
+            for weights, gradient, first, second, step in zip(*tensors, strict=True)
+        ]
+
+    def pass_of(self, x: Tensor, larger: Pass | None = None) -> Pass:
+        return NativePass(self, x, larger)
+
+    def step(self, factor: float | Tensor = 1.0) -> None:
+        for rate, size, pointers in self._adam_arguments:
+            self.library.adam(size, *pointers, rate * float(factor), *self._adam_settings)
+
+    def follow(self, other: Part, polyak: float | Tensor) -> None:
+        self.library.follow(self.rows.numel(), self.rows.data_ptr(), other.rows.data_ptr(), float(polyak))
+
+
+class NativePass(Pass):
+    """A pass in C; of `part`, a NativePart."""
+
+    def __init__(self, part: NativePart, x: Tensor, larger: Pass | None = None):
+        super().__init__(part, x, larger)
+        self._library, batch = part.library, x.shape[1]
+        widths = [x.shape[2], *(kernel.shape[2] for kernel in part.kernels)]
+        wide, most = max(widths), max(batch, *widths)
+        scratch = part.buffers.take("scratch", WIDTH * most + (wide + 6) * (batch + wide + 6))
+        self._kept: list[Any] = [(c_int64 * len(widths))(*widths)]
+        of_layers = (self.inputs, part.kernels, part.biases, self.gradients, part.kernel_gradients, part.bias_gradients)
+        self._kept += [_pointers(tensors) for tensors in of_layers]
+        addresses = [ctypes.addressof(each) for each in self._kept]
+        self._struct = PassStruct(
+            len(part.kernels), batch, part.bf16, *addresses, self.output.data_ptr(), scratch.data_ptr()
+        )
+
+    def forward(self, masks: Sequence[Tensor] | None = None) -> Tensor:
+        self._library.forward(self._struct, _pointers(masks) if masks is not None else None)
+        return self.output
+
+    def backward(self, gradient: Tensor, dropout: float | None = None) -> None:
+        self._library.backward(self._struct, gradient.data_ptr(), 1 / (1 - dropout) if dropout else 1.0)
+
+
+class NativeIQL(IQLGradients):
+    """The update of one member on a CPU. What it returns is not written to again: the other thread may be late."""
+
+    def __init__(self, learner: Learner, members: range, batch_size: int, *, streams: int, library: Library):
+        self._library = library
+        super().__init__(learner, members, batch_size, together=False, streams=streams)
+        self._settings = [float(each) for each in (self._tau, self._beta, self._cap)]
+        self._discounted, self._scale = float(self._discount), float(self._algorithm.q_loss_scale)
+        self._of_v = torch.empty(1, batch_size)
+        self._of_q = [torch.empty(1, batch_size, 1) for _ in self.q]
+        self._of_mean = torch.empty(self._policy.output.shape)
+
+    def _part(
+        self, flat: FlatParameters, rows: range, adam: PackAdam | None, buffers: Buffers, low: torch.dtype | None
+    ) -> Part:
+        return NativePart(flat, rows, adam, buffers, low, self._library)
+
+    def _value_gradient(self, both: Sequence[Tensor], v: Tensor) -> tuple[Tensor, Tensor]:
+        target_q, inputs = torch.empty_like(self._of_v), [each.data_ptr() for each in (*both, v)]
+        self._library.value_gradient(self._size, *inputs, self._settings[0], target_q.data_ptr(), self._of_v.data_ptr())
+        return target_q, self._of_v
+
+    def _weigh(self, target_q: Tensor, v: Tensor, next_v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        advantage, weights, target = (torch.empty_like(target_q) for _ in range(3))
+        inputs = [each.data_ptr() for each in (target_q, v, next_v, batch.rewards, batch.masks)]
+        outputs = [each.data_ptr() for each in (advantage, weights, target)]
+        self._library.weigh(self._size, *inputs, *self._settings[1:], self._discounted, *outputs)
+        return advantage, weights, target
+
+    def _policy_gradient(self, weights: Tensor, mean: Tensor, actions: Tensor) -> Tensor:
+        policy, part = self._policy_network, self._policy.part
+        log_std, of_log_std = (part.others[0].data_ptr(), part.other_gradients[0].data_ptr()) if part.others else (0, 0)
+        inputs = [each.data_ptr() for each in (weights, mean, actions)]
+        ends = policy.log_std_range if part.others else (0.0, 0.0)
+        gradient = self._of_mean
+        self._library.policy_gradient(
+            *(self._size, mean.shape[2], *inputs, bool(policy.squash), log_std, *ends, gradient.data_ptr(), of_log_std)
+        )
+        return gradient
+
+    def _q_gradient(self, part: int, target: Tensor) -> Tensor:
+        gradient, q = self._of_q[part], self.q[part].output
+        self._library.q_gradient(self._size, q.data_ptr(), target.data_ptr(), self._scale, gradient.data_ptr())
+        return gradient
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])

@@ -1,0 +1,235 @@
+"""The learner of a pack: networks, targets, optimizers, and one update of the algorithm on them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iql.algorithms.algorithm import Algorithm
+from iql.data.random_streams import keys, normal
+from iql.data.sampling import Batch
+from iql.learner.optimizers import MemberOptimizers, PackAdam, adam_settings
+from iql.learner.parameters import FlatParameters
+from iql.learner.schedules import SCHEDULES, rate_factor
+from iql.networks.actors import Policy
+from iql.networks.lifting import Lifted
+from iql.networks.mlp import MLP, PRODUCT_TYPES
+
+Metrics = dict[str, Tensor]
+
+
+class Learner:
+    """M runs of one algorithm, updated side by side.
+
+    networks   by the names of `algorithm.networks`; every parameter leads with the member axis
+    optimizer  makes a torch optimizer from (parameters, lr=)
+    seeds, lr  one number a member
+    updates    the run's length, which schedules refer to
+    precision  of products: float32, ieee or bf16
+
+    Afterwards `networks` holds the target networks too, as NAME_target, and `flats` the parameters of each, laid out
+    as rows of one tensor.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        networks: Mapping[str, nn.Module],
+        *,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        seeds: Sequence[int],
+        lr: Sequence[float],
+        updates: int,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+    ):
+        self.algorithm = algorithm
+        self.device = torch.device(device)
+        self.seeds, self.lr = list(seeds), list(lr)
+        self.updates, self.precision = updates, precision
+        self._lr = torch.tensor(self.lr, device=self.device)
+        self.update_count = 0
+        self.networks: dict[str, Any] = {name: networks[name].to(self.device) for name in algorithm.networks}
+        for network in self.networks.values():
+            for module in network.modules():
+                if isinstance(module, MLP | Lifted):
+                    module.product_dtype = PRODUCT_TYPES[precision]
+        for name in algorithm.targets:
+            target = copy.deepcopy(self.networks[name]).requires_grad_(False).eval()
+            self.networks[f"{name}_target"] = target
+        self.schedules = {name: algorithm.schedules.get(name, "constant") for name in algorithm.networks}
+        for name, schedule in self.schedules.items():
+            if schedule not in SCHEDULES:
+                raise ValueError(f"the schedule of {name} must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+        self.flats = {name: FlatParameters(network) for name, network in self.networks.items()}
+        settings = adam_settings(optimizer)
+        self.optimizers: dict[str, PackAdam | MemberOptimizers] = {}
+        for name in algorithm.networks:
+            flat = self.flats[name]
+            if settings is None:
+                self.optimizers[name] = MemberOptimizers(optimizer, flat, self.lr)
+            else:
+                self.optimizers[name] = PackAdam(flat, self.lr, settings)
+        self.noise_keys: dict[str, Tensor] = {}
+        self.frozen = {name: _without_gradients(network) for name, network in self.networks.items()}
+
+    def update(self, batch: Batch, number: int | Tensor, measure: bool = False) -> Metrics | None:
+        """Update `number`, counted from 0, with autograd; a tensor [] in a CUDA graph, which counts on the device.
+
+        Returns the update's metrics, [M] each, if `measure`. Nothing is synchronised to the host.
+        `update_count` is advanced by the caller.
+        """
+        for network in self.networks.values():
+            if isinstance(network, Lifted | Policy):
+                network.update_number = number
+        step = _Step(self, batch, number, measure)
+        self.algorithm.update(step)
+        return step.metrics() if measure else None
+
+    def rate_factor(self, name: str, number: int | Tensor) -> float | Tensor:
+        """What the learning rate of a network is multiplied by in update `number`."""
+        return rate_factor(self.schedules[name], number, self.updates)
+
+    def metrics(
+        self,
+        losses: Metrics,
+        recorded: Metrics,
+        gradient_norms: Metrics,
+        number: int | Tensor,
+        members: slice = slice(None),
+    ) -> Metrics:
+        """The metrics of `members` as they are logged, [M] each; losses and gradient norms by network."""
+        names = self.algorithm.networks
+        rates = {
+            f"{name}_lr": self._lr[members] * self.rate_factor(name, number)
+            for name in names
+            if self.schedules[name] != "constant" or name == "policy"
+        }
+        return {
+            **{f"{name}_loss": losses[name].detach() for name in names if name in losses},
+            **{name: metric.detach() for name, metric in recorded.items()},
+            **{f"grad_norm_{name}": gradient_norms[name] for name in names if name in gradient_norms},
+            **rates,
+        }
+
+    def mean_actions(self, observations: Tensor) -> Tensor:
+        """The policy's deterministic actions, clipped to ±1: [M, B, observation_dim] → [M, B, action_dim]."""
+        mean, _ = self.frozen["policy"](observations)
+        return mean.clamp(-1, 1)
+
+    def state(self, member: int) -> dict[str, Any]:
+        """The state needed to resume one member: networks, optimizers, number of updates."""
+        return {
+            "update": self.update_count,
+            "networks": self.network_state(member),
+            "optimizers": {name: optimizer.state(member) for name, optimizer in self.optimizers.items()},
+        }
+
+    def network_state(self, member: int) -> dict[str, dict[str, Tensor]]:
+        """One member's weights on the CPU, without the member axis: {network: {parameter: tensor}}."""
+        return {
+            network: {name: p.detach()[member].cpu().clone() for name, p in module.named_parameters()}
+            for network, module in self.networks.items()
+        }
+
+    def load_networks(self, member: int, networks: dict[str, dict[str, Tensor]]) -> None:
+        """Put one member's weights in place; shapes and names must be equal. Raises ValueError."""
+        for network, module in self.networks.items():
+            own = dict(module.named_parameters())
+            if own.keys() != networks[network].keys():
+                raise ValueError(f"{network}: parameters {sorted(networks[network])}, expected {sorted(own)}")
+            for name, saved in networks[network].items():
+                if saved.shape != own[name].shape[1:]:
+                    raise ValueError(f"{network}.{name} is {tuple(saved.shape)}, not {tuple(own[name].shape[1:])}")
+                own[name].data[member].copy_(saved)
+
+    def load(self, member: int, state: dict[str, Any]) -> None:
+        """Continue one member from `state`."""
+        self.load_networks(member, state["networks"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load(member, state["optimizers"][name])
+        self.update_count = state["update"]
+
+    def finite(self) -> list[bool]:
+        """For each member whether all its weights are finite."""
+        finite = torch.ones(len(self.seeds), dtype=torch.bool, device=self.device)
+        for flat in self.flats.values():
+            finite &= flat.rows.isfinite().view(flat.members, -1).all(1)
+        return finite.tolist()
+
+
+class _Step:
+    """One update with autograd, as iql.algorithms.algorithm.Step describes it."""
+
+    def __init__(self, learner: Learner, batch: Batch, number: int | Tensor, measured: bool):
+        self._learner, self._number = learner, number
+        self.batch, self.measured = batch, measured
+        self.networks, self.frozen = learner.networks, learner.frozen
+        self.targets = {name: learner.frozen[f"{name}_target"] for name in learner.algorithm.targets}
+        self._losses: Metrics = {}
+        self._norms: Metrics = {}
+        self._recorded: Metrics = {}
+        self._stepped: set[str] = set()
+
+    def minimize(self, name: str, loss: Tensor) -> None:
+        learner = self._learner
+        if loss.shape != (len(learner.seeds),):
+            raise ValueError(f"the loss of {name} must be [members], one number a member, not {list(loss.shape)}")
+        if name in self._stepped:
+            raise ValueError(f"{name} is minimized twice in one update; add up its losses")
+        self._stepped.add(name)
+        # A loss may leave a parameter out, as that of the mean alone does a log std: its gradient is 0.
+        gradients = torch.autograd.grad(loss.sum(), learner.flats[name].parameters, materialize_grads=True)
+        learner.optimizers[name].step(gradients, learner.rate_factor(name, self._number))
+        if self.measured:
+            self._losses[name] = loss
+            squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
+            self._norms[name] = torch.stack(squares).sum(0).sqrt()
+
+    def move_target(self, name: str, polyak: Tensor) -> None:
+        flat, target = self._learner.flats[name], self._learner.flats[f"{name}_target"]
+        with torch.no_grad():
+            target.rows.lerp_(flat.rows, polyak.repeat_interleave(flat.copies, 0))
+
+    def record(self, **metrics: Tensor) -> None:
+        for name, metric in metrics.items():
+            if not isinstance(metric, Tensor) or metric.shape != (len(self._learner.seeds),):
+                raise ValueError(f"the metric {name} must be a tensor [members], one number a member")
+            if name in self._recorded or name.endswith(("_loss", "_lr")) or name.startswith("grad_norm_"):
+                raise ValueError(f"the metric {name} is recorded already; use another name")
+        self._recorded |= metrics
+
+    def noise(self, name: str, *shape: int) -> Tensor:
+        learner, count = self._learner, math.prod(shape)
+        if name not in learner.noise_keys:
+            learner.noise_keys[name] = keys(learner.seeds, f"noise/{name}", learner.device)
+        counters = torch.arange(count, device=learner.device) + self._number * count
+        return normal(learner.noise_keys[name], counters).view(-1, *shape)
+
+    def metrics(self) -> Metrics:
+        return self._learner.metrics(self._losses, self._recorded, self._norms, self._number)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, with dropout switched off."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
+def _without_gradients(network: nn.Module) -> Callable[..., Any]:
+    def forward(*inputs: Tensor) -> Any:
+        with torch.no_grad(), evaluating(network):
+            return network(*inputs)
+
+    return forward

@@ -1,0 +1,238 @@
+"""Runs read from their directories, whatever their state."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iql.config.class_names import current
+from iql.envs.d4rl.mujoco_versions import is_exact
+from iql.errors import UserError
+from iql.reporting.protocols import Protocol
+from iql.runs.leases import live_owner
+from iql.runs.metrics_file import Record, read_sample
+from iql.runs.run_state import run_state
+from iql.system.atomic_files import read_json
+
+SAMPLED_RECORDS = 100
+"""Train records of a whole run that are read, evenly spaced."""
+
+_OTHER_FOLDERS = ("wandb", "tensorboard", "checkpoints")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the directory of one run holds.
+
+    env, configuration, seed  the parts of its id
+    state        one of iql.runs.run_state
+    score        the headline score; None before the end and without an evaluation
+    reason       why it failed
+    evaluations  update and mean score of each evaluation, [T, 2] float64
+    train        sampled train records, as written
+    custom       whether it trained on the user's own data
+    """
+
+    directory: Path
+    sweep: str
+    env: str
+    configuration: str
+    seed: int
+    state: str
+    settings: dict[str, Any]
+    protocol: Protocol
+    custom: bool
+    score: float | None
+    reason: str
+    update: int
+    evaluations: np.ndarray
+    train: list[Record] = field(repr=False)
+    summary: dict[str, Any] | None = field(repr=False)
+    host: str = ""
+    device: str = ""
+    speed: float | None = None
+    wandb: str | None = None
+    commit: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What identifies a run: task, configuration with its hash, seed."""
+        return self.env, self.configuration, self.seed
+
+
+class NoRuns(UserError):
+    """There are no runs to report; the message says which folders are empty."""
+
+
+class Reader:
+    """Reads the runs below some folders; later calls read only those that have changed.
+
+    notes  what is wrong, a line each
+    """
+
+    def __init__(self, folders: Iterable[Path]):
+        self.folders = list(folders)
+        self.notes: list[str] = []
+        self._read: dict[Path, tuple[tuple, RunRecord, list[str]]] = {}
+
+    def runs(self) -> list[RunRecord]:
+        """Every run, ordered by task, configuration and seed; where two folders have the same run, the first.
+
+        Raises UserError for a folder that does not exist, NoRuns where there are no runs at all.
+        """
+        self.notes = []
+        now = time.time()  # not the file server's clock: reading that needs a write, and a report writes nothing here
+        found: dict[tuple[str, str, int], RunRecord] = {}
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise UserError(f"{folder}: no such folder; a sweep's is runs/NAME")
+            directories = list(_directories(folder))
+            if not directories:
+                self.notes.append(f"{folder}: there are no runs in it")
+            for directory in directories:
+                run = self._one(directory, now)
+                if run is None:
+                    continue
+                first = found.setdefault(run.key, run)
+                if first.directory.resolve() != run.directory.resolve():
+                    self.notes.append(f"{run.directory}: the same run as {first.directory}, which is shown")
+        if not found:
+            raise NoRuns("; ".join(self.notes))
+        return [found[key] for key in sorted(found)]
+
+    def _one(self, directory: Path, now: float) -> RunRecord | None:
+        stamp = _stamp(directory, now)
+        known = self._read.get(directory)
+        if known is None or known[0] != stamp:
+            with _Warnings() as lines:
+                try:
+                    run = read(directory, now)
+                except (UserError, OSError, KeyError, TypeError, ValueError) as error:
+                    what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                    self.notes.append(f"{directory}: cannot be read, left out ({what})")
+                    return None
+            known = self._read[directory] = stamp, run, lines
+        self.notes += known[2]
+        return known[1]
+
+
+def read(directory: Path, now: float) -> RunRecord:
+    """Read the run of a directory; now: the time that the heartbeat's age is measured by.
+
+    Raises UserError, KeyError, TypeError or ValueError where manifest or summary is damaged.
+    """
+    manifest = current(read_json(directory / "manifest.json"))
+    settings, attempt, facts = manifest["settings"], manifest["lives"][-1], manifest["facts"]
+    env, configuration, _ = manifest["run"].rsplit("/", 2)
+    state = run_state(directory, now)
+    summary = state.summary
+    records = settings["updates"] // settings["log_every"]
+    train, evaluations = read_sample(directory / "metrics.jsonl", max(1, round(records / SAMPLED_RECORDS)))
+    points = [(each["update"], each["score"]) for each in evaluations if each.get("score") is not None]
+    last = max((each["update"] for each in (*train[-1:], *evaluations[-1:])), default=0)
+    outcome = {**facts, "data": facts, "headline": settings["evaluation"]["headline"]} if summary is None else summary
+    return RunRecord(
+        directory=directory,
+        sweep=settings["sweep"]["name"],
+        env=env,
+        configuration=configuration,
+        seed=settings["seed"],
+        state=state.name,
+        settings=settings,
+        protocol=Protocol(
+            measure="return" if outcome["data"].get("scored") == "return" else "normalised",
+            updates=settings["updates"],
+            headline=outcome["headline"],
+            every=settings["evaluation"]["every"],
+            episodes=settings["evaluation"]["episodes"],
+            physics=outcome.get("physics") or "no",
+            mujoco=outcome.get("mujoco") or "",
+            exact=_exact(outcome, settings),
+        ),
+        custom=bool(outcome["data"].get("custom")),
+        score=None if summary is None else summary["score"],
+        reason=state.reason,
+        update=last if summary is None else summary["updates"],
+        evaluations=np.array(points, float).reshape(-1, 2),
+        train=train,
+        summary=summary,
+        host=attempt["host"],
+        device=attempt["device"],
+        speed=(summary or (train[-1] if train else {})).get("updates_per_second"),
+        wandb=_first_line(directory / "wandb" / "url"),
+        commit=((manifest.get("git") or {}).get("commit") or "")[:12],
+    )
+
+
+def _exact(outcome: dict[str, Any], settings: dict[str, Any]) -> bool | None:
+    """Whether the simulator was exact; derived where summaries of earlier versions do not say it."""
+    if "exact_physics" in outcome or outcome.get("physics") != "d4rl":
+        return outcome.get("exact_physics")
+    return is_exact(settings["env"].get("simulator", ""), outcome.get("mujoco") or "")
+
+
+def _directories(folder: Path, roots: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Run directories at or below a folder, in order of their names.
+
+    A link is followed only if it leads out of `roots`, the folders that are being read: what is within them is found
+    anyway, and a link to a folder that contains it would never end.
+    """
+    roots = roots or (folder.resolve(),)
+    if (folder / "manifest.json").is_file():
+        yield folder
+        return
+    below = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    for path in below:
+        if os.path.basename(path) in _OTHER_FOLDERS:
+            continue
+        if not os.path.islink(path):
+            yield from _directories(Path(path), roots)
+            continue
+        place = Path(path).resolve()
+        if not any(place.is_relative_to(root) or root.is_relative_to(place) for root in roots):
+            yield from _directories(Path(path), (*roots, place))
+
+
+def _stamp(directory: Path, now: float) -> tuple:
+    """A value that changes whenever the content of a run's directory does."""
+    names = ("manifest.json", "metrics.jsonl", "summary.json", "failed.json")
+    stamps: list[Any] = []
+    for name in names:
+        try:
+            status = os.stat(directory / name)
+            stamps.append((status.st_mtime_ns, status.st_size))
+        except OSError:
+            stamps.append(None)
+    return (*stamps, stamps[2] is None and live_owner(directory, now))
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text().split("\n", 1)[0].strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+class _Warnings(logging.Handler):
+    """Collects the warnings of iql.runs.metrics_file, so that they become notes of the report."""
+
+    def __enter__(self) -> list[str]:
+        self.lines: list[str] = []
+        self._logger = logging.getLogger("iql.runs.metrics_file")
+        self._logger.addHandler(self)
+        self._propagate, self._logger.propagate = self._logger.propagate, False
+        return self.lines
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.propagate = self._propagate
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())

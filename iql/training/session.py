@@ -1,0 +1,111 @@
+"""Training as a command or a sweep's job asks for it: runs that are done are skipped, the others trained in packs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.utils import instantiate
+
+from iql.config.footprint import member_bytes, widths
+from iql.config.schema import constructor_arguments
+from iql.config.settings import Settings
+from iql.data.transitions import Transitions
+from iql.errors import UserError
+from iql.execution import paths
+from iql.execution.devices import check_memory, choose, cores, set_precision
+from iql.reporting import run_figures
+from iql.runs.run import Run
+from iql.tasks.task import Task
+from iql.training.build import build_learner
+from iql.training.loop import Training
+from iql.training.resume import code_path, packs_of
+
+log = logging.getLogger("iql")
+
+
+def train(members: Sequence[Settings], defaults: Settings, overrides: Sequence[list[str]]) -> float | None:
+    """Train the members of a pack side by side, skipping those that are done.
+
+    defaults: the settings of the same task without overrides, which runs are named by. overrides: those behind each
+    member. Returns the mean over the members of the mean score of their last ten evaluations, None without an
+    evaluation. Raises UserError, Stopped on a signal, LeaseLost.
+    """
+    task = instantiate(constructor_arguments("env", members[0]["env"]), _convert_="all")
+    data = task.transitions()
+    runs = [Run(settings, defaults, task.digest, own) for settings, own in zip(members, overrides, strict=True)]
+    for run in runs:
+        if run.summary is not None:
+            log.info("done already: %s", run.directory)
+            run.delete_leftovers()
+    for pack in packs_of(runs):
+        _train_pack(pack, task, data)
+    for run in runs:
+        if run.summary is not None and run_figures.figures_missing(
+            run.directory
+        ):  # killed before, or the disk was full
+            run_figures.draw(run.directory)
+    return _conclude(runs, task)
+
+
+def _train_pack(runs: list[Run], task: Task, data: Transitions) -> None:
+    """Build the learner of a pack from its settings, and run it to its end."""
+    settings = [run.settings for run in runs]
+    shared = settings[0]
+    device, threads, path = choose(shared["device"]), cores(shared["threads"]), code_path(runs)
+    set_precision(shared["precision"], device)
+    # The data lies in memory already; on CUDA it comes beside the pack.
+    check_memory(
+        member_bytes(**widths(shared, task), batch_size=shared["batch_size"]),
+        data.nbytes if device.type == "cuda" else 0,
+        len(runs),
+        device,
+    )
+    learner = build_learner(settings, task.observation_dim, task.action_dim, device)
+    execution = paths.choose(learner, shared["batch_size"], path, threads)
+    trackers = [[instantiate(node) for node in each["tracker"].values()] for each in settings]
+    Training(
+        runs=runs,
+        trackers=trackers,
+        learner=learner,
+        execution=execution,
+        task=task,
+        data=data,
+        draw=run_figures.draw,
+    ).run()
+
+
+def _conclude(runs: list[Run], task: Task) -> float | None:
+    """Print the results of the finished runs; returns the mean of their last-ten scores, None without an evaluation."""
+    summaries = [(run, run.summary) for run in runs]
+    for run, summary in summaries:
+        if summary is None:
+            print(f"not finished: {run.directory}")
+            continue
+        own = ", data of your own" if summary["data"].get("custom") else ""
+        speed = f"{summary['updates_per_second']:.0f} updates/s, {summary['wall_seconds']:.0f} s"
+        print(f"{run.label}: {outcome(summary)}{own}, {speed}")
+        print(f"  {run.directory}")
+    for line in getattr(task, "baselines", list)():
+        print(line)
+    scores = [summary["last10_score"] for _, summary in summaries if summary is not None]
+    if len(scores) < len(runs):
+        raise UserError("not every run finished; see above")
+    return None if None in scores else sum(scores) / len(scores)
+
+
+def outcome(summary: dict[str, Any]) -> str:
+    """A finished run's score, or without an evaluation its losses, in a few words."""
+    if not summary["evaluations"]:
+        losses = ", ".join(f"{name} {loss:.3g}" for name, loss in summary["losses"].items() if loss is not None)
+        return f"not evaluated, losses at the end: {losses or 'not logged'}"
+    plain = summary["data"].get("scored") == "return"
+    shown = f"{'return' if plain else 'score'} {_number(summary['score'])} ({summary['headline']}"
+    shown += f"{', no references for a score' if plain else ''}), best {_number(summary['best_score'])}"
+    reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
+    return f"{shown}{reached}, {summary['episodes']} episodes an evaluation"
+
+
+def _number(score: float | None) -> str:
+    return "not finite" if score is None else f"{score:.1f}"

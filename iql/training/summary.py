@@ -1,0 +1,109 @@
+"""What is written of an evaluation and of a finished run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from iql.envs.d4rl.mazes import Maze
+from iql.evaluation.rollout import Episodes
+from iql.tasks.task import Task
+
+
+def evaluation_record(update: int, scores: np.ndarray, episodes: Episodes, seconds: float) -> dict[str, Any]:
+    """The metrics record of one member's evaluation; scores [E] are normalised."""
+    return {
+        "kind": "eval",
+        "update": update,
+        "score": float(scores.mean()),
+        "score_std": float(scores.std()),
+        "return_mean": float(episodes.returns.mean()),
+        "return_std": float(episodes.returns.std()),
+        "length_mean": float(episodes.lengths.mean()),
+        "returns": episodes.returns.tolist(),
+        "lengths": episodes.lengths.tolist(),
+        "seconds": round(seconds, 3),
+    }
+
+
+def summary(
+    settings: dict[str, Any],
+    train: Sequence[dict[str, Any]],
+    evaluations: Sequence[dict[str, Any]],
+    task: Task,
+    facts: dict[str, Any],
+    networks: Sequence[str],
+    success: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """The content of a finished run's summary.json: its scores, each labelled, and what a score needs beside it.
+
+    score is the headline: the mean of the last ten evaluations, or the final one. All scores are None without an
+    evaluation, and a mean over one that is not finite (a task's own arithmetic). losses are means over the last ten
+    train records, by `networks`. success [E] says, in mazes, which episodes of the final evaluation reached the goal.
+    """
+    scores = [record["score"] for record in evaluations]
+    last10 = _mean(scores[-10:])
+    final = scores[-1] if scores else None
+    headline = settings["evaluation"]["headline"]
+    losses = {name: [record[f"{name}_loss"] for record in train[-10:]] for name in networks}
+    data = task.facts()
+    return {
+        "env": settings["env"]["name"],
+        "seed": settings["seed"],
+        "updates": settings["updates"],
+        "headline": headline,
+        "score": last10 if headline == "last10" else final,
+        "final_score": final,
+        "last10_score": last10,
+        "best_score": max((score for score in scores if score is not None), default=None),
+        "final_returns": evaluations[-1]["returns"] if evaluations else None,
+        "success_rate": float(success.mean()) if success is not None else None,
+        "losses": {name: _mean(values) for name, values in losses.items()},
+        "episodes": settings["evaluation"]["episodes"],
+        "evaluations": len(scores),
+        **facts,
+        "mujoco": data.pop("mujoco"),
+        "physics": data.pop("physics"),
+        "exact_physics": data.pop("exact_physics", None),
+        "data": data,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None of none, and where a value is unknown."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def successes(maze: Maze, episodes: Episodes) -> np.ndarray:
+    """Which episodes reached the maze's goal, [E] bool: by the sparse reward, in dense mazes by the way taken."""
+    if not maze.dense:
+        return episodes.returns > 0
+    return np.array([maze.reached(observations[1:, :2]).any() for observations in episodes.observations])
+
+
+def value_map(maze: Maze, values: Callable[[np.ndarray], np.ndarray] | None, episodes: Episodes) -> bytes:
+    """The content of map.npz: V over the maze's free space and an evaluation's paths, for a picture of both.
+
+    values gives V [G] of observations [G, observation_dim], whose first two entries are x and y, or is
+    None where none was learned; arrays lead with x (reporting.run_figures says how they are read).
+    """
+    grid = maze.grid()
+    paths = np.full((len(episodes.observations), int(episodes.lengths.max()) + 1, 2), np.nan, np.float32)
+    for path, observations in zip(paths, episodes.observations, strict=True):
+        path[: len(observations)] = observations[:, :2]
+    seen = np.full(len(grid.observations), np.nan, np.float32) if values is None else values(grid.observations)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        values=grid.image(seen).T,
+        extent=np.array(maze.extent),
+        walls=maze.walls,
+        goal=maze.goal,
+        paths=paths,
+        success=successes(maze, episodes),
+    )
+    return buffer.getvalue()

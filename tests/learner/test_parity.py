@@ -1,0 +1,95 @@
+"""The learner against the numbers that the original implementations produced."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import commands
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+TRACES = sorted(path for path in GOLDEN.glob("*.npz") if path.stem != "best_trajectories")
+
+
+def parity(*arguments: object) -> commands.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "parity.py"), *map(str, arguments)]
+    return commands.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("trace", TRACES, ids=lambda path: path.stem)
+def test_every_array_of_the_trace_is_reproduced(trace):
+    result = parity(trace)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"after_20/{'policy' if trace.stem == 'bc' else 'q_target'}" in result.stdout
+    assert "eval/mean_actions" in result.stdout
+
+
+def test_there_are_traces_of_every_implementation():
+    assert [trace.stem for trace in TRACES] == [
+        "bc",
+        "gwthomas_deterministic",
+        "gwthomas_gaussian",
+        "official_antmaze",
+        "official_locomotion",
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--tau", "0.71"],
+        ["--beta", "3.1"],
+        ["--algorithm", "iql_gwthomas"],
+        ["--policy_schedule", "constant"],
+    ],
+    ids=lambda options: options[1],
+)
+def test_another_setting_or_variant_is_told_apart(wrong):
+    result = parity(ROOT / "tests" / "golden" / "official_locomotion.npz", *wrong)
+    assert result.returncode == 1
+    assert "DIFFERENT" in result.stdout
+
+
+def test_one_wrong_weight_is_found_and_named(tmp_path):
+    with np.load(ROOT / "tests" / "golden" / "official_antmaze.npz") as file:
+        trace = dict(file)
+    trace["after_20/q2/1/kernel"][3, 4] *= 1.01
+    np.savez(tmp_path / "wrong.npz", **trace)
+    result = parity(tmp_path / "wrong.npz")
+    assert result.returncode == 1
+    assert "ABOVE" in result.stdout
+    assert "after_20/q/kernels.1" in result.stdout
+
+
+def test_other_sizes_and_settings_from_options(tmp_path):
+    """A trace of three layers, without meta: made from zero updates, so that its end is its beginning."""
+    random = np.random.default_rng(0)
+    trace = {}
+    for network, fan_in, fan_out in [("v", 3, 1), ("q1", 5, 1), ("q2", 5, 1), ("policy", 3, 2)]:
+        for layer, (rows, columns) in enumerate([(fan_in, 8), (8, 7), (7, 6), (6, fan_out)]):
+            trace[f"init/{network}/{layer}/kernel"] = random.normal(size=(rows, columns)).astype(np.float32)
+            trace[f"init/{network}/{layer}/bias"] = random.normal(size=columns).astype(np.float32)
+    for key in [key for key in trace if "/q" in key]:
+        trace[key.replace("/q1/", "/q1_target/").replace("/q2/", "/q2_target/")] = trace[key]
+    shapes = {"observations": (3,), "actions": (2,), "rewards": (), "masks": (), "next_observations": (3,)}
+    for field, shape in shapes.items():
+        trace[f"batch/{field}"] = random.normal(size=(1, 16, *shape)).astype(np.float32)
+    trace |= {key.replace("init/", "after_1/"): value for key, value in trace.items() if key.startswith("init/")}
+    np.savez(tmp_path / "sizes.npz", **trace)
+    options = {"algorithm": "iql_gwthomas", "tau": 0.7, "beta": 3, "discount": 0.9, "polyak": 0.005}
+    flags = [part for key, value in options.items() for part in (f"--{key}", value)]
+    complete = parity(tmp_path / "sizes.npz", *flags, "--lr", "1e-12")
+    assert complete.returncode == 0, complete.stdout + complete.stderr
+    incomplete = parity(tmp_path / "sizes.npz", *flags)
+    assert incomplete.returncode == 1
+    assert "--lr" in incomplete.stderr
+
+
+def test_a_file_that_is_no_trace_is_one_line(tmp_path):
+    (tmp_path / "no.npz").write_bytes(b"nothing")
+    result = parity(tmp_path / "no.npz")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
