@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from iql.algorithms import losses
 from iql.algorithms.algorithm import Algorithm, PerMember, Step
 from iql.algorithms.diagnostics import iql_diagnostics
@@ -50,7 +52,8 @@ class IQL(Algorithm):
             current_v, next_v = v.detach(), step.frozen["value"](next_observations)
         step.minimize("value", losses.value_loss(target_q, v, self.tau))  # equation 5
         if self.fresh_value:
-            current_v, next_v = step.frozen["value"](observations), step.frozen["value"](next_observations)
+            both = torch.cat([observations, next_observations], 1)  # one product is faster than two
+            current_v, next_v = step.frozen["value"](both).chunk(2, 1)
         advantage = target_q - current_v
         weights = losses.advantage_weights(advantage, self.beta, self.advantage_cap)
         mean, log_std = step.networks["policy"](observations)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from iql.config.schema import GROUPS, PLACES, SCHEMAS, Node, Run, Target, constructor_arguments
+from iql.config.trust import ALGORITHMS
 
 
 def composition_problem(error: BaseException) -> str | None:
@@ -32,7 +33,7 @@ def composition_problem(error: BaseException) -> str | None:
     if isinstance(error, ConfigCompositionException) and (match := re.search(r"override '([^']+)'", str(error))):
         section, _, key = match[1].partition(".")
         if section == "algorithm" and (owners := _algorithms_with(key)):
-            return f"{match[1]}: the chosen algorithm has no such key; {' and '.join(owners)} has it"
+            return f"{match[1]}: not a key of the chosen algorithm, but of {' and '.join(owners)}"
         if match[1] in known_keys():
             return f"{match[1]}: not set by default; add it as +{match[1]}=..."
         return f"{match[1]}: no such key" + _nearest(match[1], [*known_keys(), *GROUPS])
@@ -48,8 +49,7 @@ def composition_problem(error: BaseException) -> str | None:
 
 def _algorithms_with(key: str) -> list[str]:
     """The names of the project's algorithms that have a setting."""
-    schemas = [schema for target, schema in SCHEMAS.items() if target.startswith("iql.algorithms.")]
-    return [schema.__name__ for schema in schemas if key in schema.model_fields]
+    return [schema.__name__ for schema in map(SCHEMAS.__getitem__, sorted(ALGORITHMS)) if key in schema.model_fields]
 
 
 def one_line(text: str) -> str:
@@ -74,8 +74,8 @@ def known_keys() -> list[str]:
     keys = [*walk(Run, ""), "members"]
     for place, (model, _) in PLACES.items():
         keys += walk(model, f"{place}.")
-    algorithms = [schema for target, schema in SCHEMAS.items() if target.startswith("iql.algorithms.")]
-    keys += [key for schema in algorithms for key in walk(schema, "algorithm.")]
+    for name in sorted(ALGORITHMS):
+        keys += walk(SCHEMAS[name], "algorithm.")
     return list(dict.fromkeys(keys))
 
 

@@ -73,7 +73,7 @@ class Graphs:
         self.name, self.threads = name, threads
         self._learner, self._update = learner, update
         self._number = torch.zeros((), dtype=torch.int64, device=learner.device)
-        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Metrics | None]] = {}
+        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph | None, Metrics | None]] = {}
         self._batches: Batches | None = None
         self._eager: Eager | None = None
 
@@ -116,30 +116,37 @@ class Graphs:
 
     def _replay(self, updates: int, measured: bool) -> Metrics | None:
         key = (updates, measured)
-        if self._number.device.type != "cuda":
-            return self.run(*key)
         if key not in self._graphs:
-            self._graphs[key] = self._capture(*key)
+            self._graphs[key] = self._captured(*key)
         graph, metrics = self._graphs[key]
+        if graph is None:
+            return self.run(*key)
         graph.replay()
         return metrics
 
-    def _capture(self, updates: int, measure: bool) -> tuple[torch.cuda.CUDAGraph, Metrics | None]:
-        """A graph of `run`. Libraries set themselves up in a run before it, whose changes are taken back."""
+    def _captured(self, updates: int, measure: bool) -> tuple[torch.cuda.CUDAGraph | None, Metrics | None]:
+        """A graph of `run` and the metrics that it writes; no graph elsewhere than on CUDA.
+
+        Libraries set themselves up in a run before it, whose changes are taken back.
+        """
         saved = [(tensor, tensor.clone()) for tensor in (*self._update.state(), self._number)]
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        stream.wait_stream(torch.cuda.current_stream())
         try:
+            if self._number.device.type != "cuda":
+                self.run(1, measure)
+                return None, None
+            stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+            stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 self.run(1, measure)
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph):
                 metrics = self.run(updates, measure)
+            return graph, metrics
         except RuntimeError as error:  # what torch raises where the host has to wait for a number
             raise NotCapturable(str(error).split("\n")[0]) from error
         finally:
-            torch.cuda.synchronize()
+            if self._number.device.type == "cuda":
+                torch.cuda.synchronize()
             for tensor, before in saved:
                 tensor.copy_(before)
             self._update.refresh()
-        return graph, metrics

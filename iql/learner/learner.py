@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,13 +105,14 @@ class Learner:
     ) -> Metrics:
         """The metrics of `members` as they are logged, [M] each; losses and gradient norms by network."""
         names = self.algorithm.networks
+        # A constant rate is known from the settings; the policy's is logged always, so that all runs have its curve.
         rates = {
             f"{name}_lr": self._lr[members] * self.rate_factor(name, number)
             for name in names
             if self.schedules[name] != "constant" or name == "policy"
         }
         return {
-            **{f"{name}_loss": losses[name].detach() for name in names if name in losses},
+            **{f"{name}_loss": losses[name] for name in names if name in losses},
             **{name: metric.detach() for name, metric in recorded.items()},
             **{f"grad_norm_{name}": gradient_norms[name] for name in names if name in gradient_norms},
             **rates,
@@ -175,20 +175,18 @@ class _Step:
         self._losses: Metrics = {}
         self._norms: Metrics = {}
         self._recorded: Metrics = {}
-        self._stepped: set[str] = set()
 
     def minimize(self, name: str, loss: Tensor) -> None:
         learner = self._learner
         if loss.shape != (len(learner.seeds),):
             raise ValueError(f"the loss of {name} must be [members], one number a member, not {list(loss.shape)}")
-        if name in self._stepped:
+        if name in self._losses:
             raise ValueError(f"{name} is minimized twice in one update; add up its losses")
-        self._stepped.add(name)
+        self._losses[name] = loss.detach()
         # A loss may leave a parameter out, as that of the mean alone does a log std: its gradient is 0.
         gradients = torch.autograd.grad(loss.sum(), learner.flats[name].parameters, materialize_grads=True)
         learner.optimizers[name].step(gradients, learner.rate_factor(name, self._number))
         if self.measured:
-            self._losses[name] = loss
             squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
             self._norms[name] = torch.stack(squares).sum(0).sqrt()
 
@@ -216,20 +214,16 @@ class _Step:
         return self._learner.metrics(self._losses, self._recorded, self._norms, self._number)
 
 
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode, with dropout switched off."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
-
-
 def _without_gradients(network: nn.Module) -> Callable[..., Any]:
+    """Calls the network without gradients and in evaluation mode, in which dropout is switched off."""
+
     def forward(*inputs: Tensor) -> Any:
-        with torch.no_grad(), evaluating(network):
-            return network(*inputs)
+        training = network.training
+        network.eval()
+        try:
+            with torch.no_grad():
+                return network(*inputs)
+        finally:
+            network.train(training)
 
     return forward

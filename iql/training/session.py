@@ -41,11 +41,9 @@ def train(members: Sequence[Settings], defaults: Settings, overrides: Sequence[l
             run.delete_leftovers()
     for pack in packs_of(runs):
         _train_pack(pack, task, data)
-    for run in runs:
-        if run.summary is not None and run_figures.figures_missing(
-            run.directory
-        ):  # killed before, or the disk was full
-            run_figures.draw(run.directory)
+    finished = [run.directory for run in runs if run.summary is not None]
+    for directory in filter(run_figures.figures_missing, finished):  # killed before they were drawn, or a full disk
+        run_figures.draw(directory)
     return _conclude(runs, task)
 
 
