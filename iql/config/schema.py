@@ -1,131 +1,31 @@
-"""Types and ranges of every setting. The YAML files in conf/ hold the values; nothing here imports torch."""
+"""Types and ranges of every setting; those of tasks are in task_schemas.py.
+
+The YAML files in conf/ hold the values; nothing here imports torch.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Expectile = Annotated[float, Field(ge=0.5, lt=1)]
-Beta = Annotated[float, Field(ge=0)]
-Polyak = Annotated[float, Field(gt=0, le=1)]
-LearningRate = Annotated[float, Field(gt=0, le=1)]
-Initialization = Literal["orthogonal", "pytorch"]
-PolicyMean = Literal["tanh", "linear"]
-Schedule = Literal["cosine", "constant"]
-Headline = Literal["last10", "final"]
-Reward = Literal["none", "return_range", "minus_one"]
-Distribution = Literal["gaussian", "deterministic"]
-
-
-def _ascending(pair: list[float]) -> list[float]:
-    if pair[0] >= pair[1]:
-        raise ValueError("the lower one first")
-    return pair
-
-
-class Node(BaseModel):
-    """A section of the configuration: no key but these, no silent conversion."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Target(Node):
-    """A section that becomes an object."""
-
-    target: str = Field(alias="_target_")
-
-
-class Recipe(Node):
-    tau: Expectile
-    beta: Beta
-    dropout: Share | None
-    updates: Count
-    evaluation_every: Count
-    evaluation_episodes: Count
-    score: Headline
-    polyak: Polyak | None = None
-    lr: LearningRate | None = None
-
-
-class Corl(Node):
-    tau: Expectile
-    beta: Beta
-    polyak: Polyak
-    policy: Distribution
-    dropout: Share | None
-    normalize: bool
-    reward: Reward
-
-
-Name = Annotated[str, Field(min_length=1)]
-
-
-class Keys(Node):
-    """What a file calls its columns; only those that are given are looked at."""
-
-    observations: Name | list[Name] = "observations"
-    actions: Name | list[Name] = "actions"
-    rewards: Name = "rewards"
-    terminals: Name | None = None
-    timeouts: Name | None = None
-    next_observations: Name | list[Name] | None = None
-
-
-class D4RLTask(Target):
-    name: str
-    simulator: str
-    url: str | None
-    rows: Count | None
-    observation_dim: Count
-    action_dim: Count
-    horizon: Count
-    ref_min: float
-    ref_max: float
-    reward: Reward
-    path: Name | None = None
-    keys: Keys | None = None
-    next_observations: Literal["row", "file"] = "row"
-    physics: Literal["d4rl", "gymnasium", "legacy"]
-    normalize: bool
-    recipe: Recipe
-    corl: Corl | None = None
-
-
-class MadeMaze2d(D4RLTask):
-    made_rows: Annotated[int, Field(ge=1000, le=100_000_000)]
-    made_seed: Annotated[int, Field(ge=0)]
-    walk_steps: Count | None = None
-    cloning: Share | None = None
-
-
-class AntMazeTask(D4RLTask):
-    goal: Literal["run", "episode"]
-
-
-class OwnData(Target):
-    name: Name | None
-    horizon: Count | None
-    reward: Reward
-    ref_min: float | None
-    ref_max: float | None
-    normalize: bool
-    recipe: Recipe
-
-
-class FileTask(OwnData):
-    path: Name | None
-    keys: Keys | None = None
-    next_observations: Literal["row", "file"] = "row"
-    gym_id: Name | None
-
-
-class MinariTask(OwnData):
-    dataset: Name | None
-    trust: bool = False
+from iql.config.schema_types import (
+    Beta,
+    Count,
+    Distribution,
+    Expectile,
+    Headline,
+    Initialization,
+    LearningRate,
+    Node,
+    PolicyMean,
+    Polyak,
+    Positive,
+    Schedule,
+    Share,
+    Target,
+)
+from iql.config.task_schemas import AntMazeTask, D4RLTask, FileTask, MadeMaze2d, MinariTask
 
 
 class IQL(Target):
@@ -153,6 +53,12 @@ class BC(Target):
 class Perceptron(Target):
     hidden_dims: Annotated[list[Count], Field(min_length=1)]
     initialization: Initialization
+
+
+def _ascending(pair: list[float]) -> list[float]:
+    if pair[0] >= pair[1]:
+        raise ValueError("the lower one first")
+    return pair
 
 
 class Policy(Perceptron):

@@ -18,7 +18,8 @@ from hydra.errors import (
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from iql.config.schema import GROUPS, PLACES, SCHEMAS, Node, Run, Target, constructor_arguments
+from iql.config.schema import GROUPS, PLACES, SCHEMAS, Run, constructor_arguments
+from iql.config.schema_types import Node, Target
 from iql.config.trust import ALGORITHMS
 
 

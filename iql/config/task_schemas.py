@@ -1,0 +1,110 @@
+"""Types and ranges of the settings of tasks, the section env."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from iql.config.schema_types import (
+    Beta,
+    Count,
+    Distribution,
+    Expectile,
+    Headline,
+    LearningRate,
+    Node,
+    Polyak,
+    Reward,
+    Share,
+    Target,
+)
+
+
+class Recipe(Node):
+    tau: Expectile
+    beta: Beta
+    dropout: Share | None
+    updates: Count
+    evaluation_every: Count
+    evaluation_episodes: Count
+    score: Headline
+    polyak: Polyak | None = None
+    lr: LearningRate | None = None
+
+
+class Corl(Node):
+    tau: Expectile
+    beta: Beta
+    polyak: Polyak
+    policy: Distribution
+    dropout: Share | None
+    normalize: bool
+    reward: Reward
+
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Keys(Node):
+    """What a file calls its columns; only those that are given are looked at."""
+
+    observations: Name | list[Name] = "observations"
+    actions: Name | list[Name] = "actions"
+    rewards: Name = "rewards"
+    terminals: Name | None = None
+    timeouts: Name | None = None
+    next_observations: Name | list[Name] | None = None
+
+
+class D4RLTask(Target):
+    name: str
+    simulator: str
+    url: str | None
+    rows: Count | None
+    observation_dim: Count
+    action_dim: Count
+    horizon: Count
+    ref_min: float
+    ref_max: float
+    reward: Reward
+    path: Name | None = None
+    keys: Keys | None = None
+    next_observations: Literal["row", "file"] = "row"
+    physics: Literal["d4rl", "gymnasium", "legacy"]
+    normalize: bool
+    recipe: Recipe
+    corl: Corl | None = None
+
+
+class MadeMaze2d(D4RLTask):
+    made_rows: Annotated[int, Field(ge=1000, le=100_000_000)]
+    made_seed: Annotated[int, Field(ge=0)]
+    walk_steps: Count | None = None
+    cloning: Share | None = None
+
+
+class AntMazeTask(D4RLTask):
+    goal: Literal["run", "episode"]
+
+
+class OwnData(Target):
+    name: Name | None
+    horizon: Count | None
+    reward: Reward
+    ref_min: float | None
+    ref_max: float | None
+    normalize: bool
+    recipe: Recipe
+
+
+class FileTask(OwnData):
+    path: Name | None
+    keys: Keys | None = None
+    next_observations: Literal["row", "file"] = "row"
+    gym_id: Name | None
+
+
+class MinariTask(OwnData):
+    dataset: Name | None
+    trust: bool = False
