@@ -108,9 +108,12 @@ class Graphs:
     def run(self, updates: int, measure: bool) -> Metrics | None:
         """What a graph holds: so many updates from the number that is counted on the device."""
         assert self._batches is not None
-        rows, metrics = self._batches.draw(self._number, updates), None
+        metrics = None
+        # All batches in one kernel a column, the updates first so that each batch is contiguous.
+        batches = self._batches.gather(self._batches.draw(self._number, updates).transpose(0, 1))
         for i in range(updates):
-            metrics = self._update.update(self._batches.gather(rows[:, i]), self._number, measure)
+            batch = Batch(*(column[i] for column in batches))
+            metrics = self._update.update(batch, self._number, measure)
             self._number.add_(1)
         return metrics
 
@@ -142,6 +145,8 @@ class Graphs:
             with torch.cuda.graph(graph):
                 metrics = self.run(updates, measure)
             return graph, metrics
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:  # what torch raises where the host has to wait for a number
             raise NotCapturable(str(error).split("\n")[0]) from error
         finally:

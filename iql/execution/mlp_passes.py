@@ -42,7 +42,8 @@ class Part:
         self, flat: FlatParameters, rows: range, adam: PackAdam | None, buffers: Buffers, low: torch.dtype | None
     ):
         self.rows = flat.rows[rows.start : rows.stop]
-        self.gradients = buffers.take("gradients", *self.rows.shape)
+        # By the size, too: what pads the rows of one network must not hold gradients of another.
+        self.gradients = buffers.take(f"gradients of {flat.size}", *self.rows.shape)
         parameters, gradients = flat.views(self.rows), flat.views(self.gradients)
         layers = 2 * flat.depth
         self.kernels, self.kernel_gradients = parameters[0:layers:2], gradients[0:layers:2]

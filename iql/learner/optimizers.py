@@ -18,6 +18,10 @@ from iql.learner.parameters import FlatParameters
 # would break it: tests/learner/test_optimizers.py compares them with torch.optim.Adam.
 _adam = torch._fused_adam_
 
+# On CUDA one kernel of torch._fused_adam_ takes 36 tensors, and a block of its threads up to 65,536 numbers of one of
+# them: a network of 70,000 parameters as one tensor occupies two of a GPU's hundred multiprocessors, for 40 µs.
+_TENSORS_A_KERNEL, _PIECE = 36, 2048
+
 _UNSUPPORTED = ("amsgrad", "maximize", "decoupled_weight_decay", "differentiable")
 
 Settings = dict[str, Any]
@@ -61,22 +65,23 @@ class PackAdam:
         return [self.first_moments, self.second_moments, self.steps]
 
     def state(self, member: int) -> dict[str, Tensor]:
-        """One member's state: moments [copies, P], steps [copies]."""
-        rows = self._of(member)
-        named = {"exp_avg": self.first_moments, "exp_avg_sq": self.second_moments, "step": self.steps}
-        return {name: tensor[rows] for name, tensor in named.items()}
+        """One member's state on the CPU: moments [copies, P], steps [copies]."""
+        # Copies: torch.save writes all that a view is of, here the moments of the whole pack.
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self._views(member).items()}
 
     def load(self, member: int, state: dict[str, Any]) -> None:
         """Continue from a member's state, also from one as torch.optim.Adam saves it. Raises ValueError."""
         if "state" in state:
             state = self._flattened(state["state"])
-        for name, tensor in self.state(member).items():
+        for name, tensor in self._views(member).items():
             if state[name].shape != tensor.shape:
                 raise ValueError(f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}")
             tensor.copy_(state[name])
 
-    def _of(self, member: int) -> slice:
-        return slice(member * self.flat.copies, (member + 1) * self.flat.copies)
+    def _views(self, member: int) -> dict[str, Tensor]:
+        rows = slice(member * self.flat.copies, (member + 1) * self.flat.copies)
+        moments = {"exp_avg": self.first_moments, "exp_avg_sq": self.second_moments}
+        return {**{name: each[rows, : self.flat.size] for name, each in moments.items()}, "step": self.steps[rows]}
 
     def _flattened(self, states: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
         """torch's state, by the place of each parameter in its module, as rows."""
@@ -84,7 +89,24 @@ class PackAdam:
         flat = {name: torch.zeros(self.flat.copies, self.flat.rows.shape[1]) for name in ("exp_avg", "exp_avg_sq")}
         for name, rows in flat.items():
             self.flat.fill(rows, [each[name] for each in order])
-        return {**flat, "step": order[0]["step"].expand(self.flat.copies)}
+        moments = {name: rows[:, : self.flat.size] for name, rows in flat.items()}
+        return {**moments, "step": order[0]["step"].expand(self.flat.copies)}
+
+
+def in_pieces(tensors: tuple[list[Tensor], ...], most: int) -> tuple[list[Tensor], ...]:
+    """Lists of rows [P], the last one of their steps [], as lists of at most `most` pieces of rows, if rows are fewer.
+
+    A step is counted once, however many pieces refer to it.
+    """
+    *parts, steps = tensors
+    size, rows = parts[0][0].numel(), len(steps)
+    length = -(-size // max(1, most // rows))
+    length = max(_PIECE, -(-length // 4) * 4)  # so that pieces begin where four numbers can be loaded at once
+    count = -(-size // length)
+    return (
+        *([piece for row in part for piece in row.split(length)] for part in parts),
+        [step for step in steps for _ in range(count)],
+    )
 
 
 class AdamRows:
@@ -97,7 +119,7 @@ class AdamRows:
         for place, row in enumerate(rows):
             by_rate.setdefault(adam.lr[row // flat.copies], []).append(place)
         self.groups: list[tuple[float, tuple[list[Tensor], ...]]] = []
-        """Learning rate; weights, gradients, first and second moments, steps of the rows that have it."""
+        """Learning rate; weights, gradients, first and second moments, steps of its rows (CUDA: of pieces)."""
         for rate, places in by_rate.items():
             own = [rows[place] for place in places]
             tensors = (
@@ -107,7 +129,7 @@ class AdamRows:
                 [adam.second_moments[row] for row in own],
                 [self._steps[place] for place in places],
             )
-            self.groups.append((rate, tensors))
+            self.groups.append((rate, in_pieces(tensors, _TENSORS_A_KERNEL) if flat.rows.is_cuda else tensors))
 
     def step(self, factor: float | Tensor) -> None:
         """One step, the learning rates times `factor`."""

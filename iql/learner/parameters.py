@@ -11,9 +11,14 @@ from torch import Tensor, nn
 from iql.networks.lifting import Lifted
 from iql.networks.mlp import MLP
 
+# Rows begin where a cache line does: only there do GPUs load four numbers at once and choose their fast products.
+_ALIGNED = 32
+
 
 class FlatParameters:
     """A network's parameters, a row for each of G = members × copies networks: `rows` [G, P].
+
+    Of a row the first `size` numbers are parameters; the others, fewer than 32, are 0.
 
     The module's parameters become views of `rows`, in which those of a perceptron stand first, kernel and bias of each
     layer, then what else the module learns. The last kernel lies transposed, [out, in]: with so few columns products
@@ -40,8 +45,9 @@ class FlatParameters:
         self._shapes = [p.shape[len(lead) :] for p in parameters]
         self._transposed = 2 * (self.depth - 1) if self.depth else None
         self._ends = list(accumulate(shape.numel() for shape in self._shapes))
-        first = parameters[0]
-        self.rows = torch.empty(self.members * self.copies, self._ends[-1], device=first.device, dtype=first.dtype)
+        self.size = self._ends[-1]
+        first, padded = parameters[0], -(-self.size // _ALIGNED) * _ALIGNED
+        self.rows = torch.zeros(self.members * self.copies, padded, device=first.device, dtype=first.dtype)
         for parameter, view in zip(parameters, self.views(self.rows), strict=True):
             own = view.unflatten(0, lead)
             own.copy_(parameter.detach())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from functools import partial
 
 import pytest
 import torch
 
-from iql.learner.optimizers import MemberOptimizers, PackAdam, adam_settings
+from iql.learner.optimizers import MemberOptimizers, PackAdam, adam_settings, in_pieces
 from iql.learner.parameters import FlatParameters
 from iql.networks.critics import TwinQ
 
@@ -94,3 +95,45 @@ def test_a_state_of_another_shape_is_refused():
     state["exp_avg"] = state["exp_avg"][:, 1:]
     with pytest.raises(ValueError, match="exp_avg"):
         optimizer.load(0, state)
+
+
+def test_a_saved_state_holds_its_own_member_alone():
+    """torch.save writes all that a view is of: 32 checkpoints of a pack of 32 would be 32 times too large."""
+    flat = FlatParameters(network())
+    optimizer, buffer = PackAdam(flat, LR, adam_settings(torch.optim.Adam)), io.BytesIO()
+    state = optimizer.state(1)
+    torch.save(state, buffer)
+    numbers = sum(p[0].numel() for p in flat.parameters)
+    assert [tuple(each.shape) for each in state.values()] == [(2, numbers // 2), (2, numbers // 2), (2,)]
+    assert sum(each.untyped_storage().nbytes() for each in state.values()) == 4 * (2 * numbers + 2)
+
+
+def test_what_pads_a_row_stays_zero():
+    module = network()
+    flat = FlatParameters(module)
+    optimizer = PackAdam(flat, LR, adam_settings(FACTORIES["its settings"]))
+    for number in range(3):
+        step(optimizer, module, number)
+    assert flat.rows.shape[1] % 32 == 0
+    assert flat.rows.shape[1] > flat.size
+    assert flat.rows[:, flat.size :].abs().max() == 0
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 70_016), (2, 70_016), (5, 9_001), (40, 5_000), (1, 100)])
+def test_adam_in_pieces_of_rows_takes_the_same_step(rows, size):
+    """As on CUDA, where few large tensors would leave a GPU idle."""
+    random = torch.Generator().manual_seed(0)
+    whole = [torch.rand(rows, size, generator=random) for _ in range(4)]
+    pieces = [each.clone() for each in whole]
+    split = {}
+    for name, matrices in (("whole", whole), ("pieces", pieces)):
+        steps = torch.full((rows,), 3.0)
+        lists = (*(list(each) for each in matrices), list(steps))
+        split[name] = lists if name == "whole" else in_pieces(lists, 36)
+        weights, gradients, first, second, counted = split[name]
+        settings = {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8, "amsgrad": False, "maximize": False}
+        torch._fused_adam_(weights, gradients, first, second, [], counted, lr=1e-3, **settings)
+    assert len({len(each) for each in split["pieces"]}) == 1
+    assert len(split["pieces"][0]) <= max(36, rows)
+    for one, other in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
