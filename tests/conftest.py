@@ -22,12 +22,14 @@ from iql.data.transitions import Transitions
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-# Tests see the same machine everywhere: one thread unless they ask for more, no GPU, and nothing of the job, the
-# accounts and the caches of whoever started them.
+# Tests see the same machine everywhere: one thread unless they ask for more, no GPU unless IQL_TEST_CUDA is set, and
+# nothing of the job, the accounts and the caches of whoever started them.
 FOREIGN = ("WANDB_", "SLURM_", "SBATCH_", "D4RL_", "IQL_", "HYDRA_", "MINARI_", "MUJOCO_")
 for name in [name for name in os.environ if name.startswith(FOREIGN) and not name.startswith("IQL_TEST_")]:
     del os.environ[name]
-os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+os.environ["OMP_NUM_THREADS"] = "1"
+if not os.environ.get("IQL_TEST_CUDA"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if os.path.expanduser("~") == "~":  # an account without a home directory, which W&B's own commands need
     os.environ["HOME"] = tempfile.mkdtemp()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `nohup pytest &` leaves it ignored, for children too

@@ -31,6 +31,7 @@ def make_learner(
     updates: int = 1000,
     optimizer: dict[str, Any] = ADAM,
     networks: dict[str, dict[str, Any]] | None = None,
+    device: str = "cpu",
     **members: Sequence[float],
 ) -> Learner:
     """A learner of a pack; `members` gives one number a member of what MEMBER names, `networks` sections of its own."""
@@ -64,7 +65,7 @@ def make_learner(
                 "optimizer": {**optimizer, "lr": lr},
             }
         )
-    return build_learner(settings, OBSERVATION_DIM, ACTION_DIM)
+    return build_learner(settings, OBSERVATION_DIM, ACTION_DIM, device)
 
 
 def train(learner: Learner, data: Transitions, updates: int, measure: bool = False) -> Metrics | None:

@@ -1,9 +1,10 @@
 """Replay a golden trace through our learner and print the largest relative error of every array.
 
     python scripts/parity.py TRACE.npz [--path lanes] [--algorithm iql_gwthomas] [--tau 0.7] [--beta 3.0] ...
+    python scripts/parity.py TRACE.npz --device cuda --path graphs --precision ieee
 
 --path: how the updates are carried out: plain (autograd), fused (on one thread), lanes (fused on two) or graphs (as on
-CUDA, here without graphs). A trace holds initial weights, batches and the weights after some updates, as another
+CUDA; on a CPU without graphs). A trace holds initial weights, batches and the weights after some updates, as another
 implementation computed them. Settings not given are read from the trace's `meta`. Exit code 1 above the tolerance.
 """
 
@@ -23,6 +24,8 @@ from iql.config.folders import CONF
 from iql.config.settings import read
 from iql.data.sampling import Batch, Batches
 from iql.errors import UserError
+from iql.execution.devices import choose as choose_device
+from iql.execution.devices import set_precision
 from iql.execution.paths import choose
 from iql.learner.learner import Learner
 from iql.training.build import build_learner
@@ -132,24 +135,25 @@ def network_weights(trace: dict[str, np.ndarray], prefix: str) -> dict[str, dict
 class Recorded(Batches):
     """The trace's batches, asked for as data.sampling.Batches."""
 
-    def __init__(self, trace: dict[str, np.ndarray]):
-        self._columns = [torch.tensor(trace[f"batch/{field}"]) for field in Batch._fields]
+    def __init__(self, trace: dict[str, np.ndarray], device: torch.device):
+        self._device = device
+        self._columns = [torch.tensor(trace[f"batch/{field}"], device=device) for field in Batch._fields]
         self.shape = self._columns[0].shape[:2]  # updates, batch size
 
     def of(self, members: range) -> Recorded:
         return self
 
     def at(self, update: int) -> Batch:
-        return self.gather(torch.tensor([update]))
+        return self.gather(torch.tensor([update], device=self._device))
 
     def draw(self, first: int | torch.Tensor, updates: int) -> torch.Tensor:
-        return (torch.arange(updates) + first).unsqueeze(0)
+        return (torch.arange(updates, device=self._device) + first).unsqueeze(0)
 
     def gather(self, rows: torch.Tensor) -> Batch:
         return Batch(*(column[rows] for column in self._columns))
 
 
-def learner_for(trace: dict[str, np.ndarray], settings: dict, precision: str) -> Learner:
+def learner_for(trace: dict[str, np.ndarray], settings: dict, precision: str, device: torch.device) -> Learner:
     """A learner of one member with the trace's shapes and initial weights, else as conf/ has it."""
     weights = network_weights(trace, "init")
     network = "mlp" if "log_std" in weights["policy"] else "deterministic"
@@ -164,7 +168,7 @@ def learner_for(trace: dict[str, np.ndarray], settings: dict, precision: str) ->
     member["network"]["policy"]["dropout"] = None
     member["optimizer"]["lr"] = settings["lr"]
     member |= {"updates": settings["updates"], "precision": precision}
-    learner = build_learner([member], trace["batch/observations"].shape[-1], trace["batch/actions"].shape[-1])
+    learner = build_learner([member], trace["batch/observations"].shape[-1], trace["batch/actions"].shape[-1], device)
     learner.load_networks(0, weights)
     return learner
 
@@ -176,11 +180,13 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def replay(
-    trace: dict[str, np.ndarray], settings: dict, path: str = "plain", precision: str = "float32"
+    trace: dict[str, np.ndarray], settings: dict, path: str = "plain", precision: str = "float32", device: str = "cpu"
 ) -> dict[str, float]:
     """The relative error of every array of the trace that the learner computes too."""
-    learner = learner_for(trace, settings, precision)
-    batches = Recorded(trace)
+    where = choose_device(device)
+    set_precision(precision, where)
+    learner = learner_for(trace, settings, precision, where)
+    batches = Recorded(trace, where)
     code_path, threads = PATHS[path]
     execution = choose(learner, batches.shape[1], code_path, threads)
     compared = {int(match[1]) for key in trace if (match := re.match(r"after_(\d+)/", key))}
@@ -199,7 +205,8 @@ def replay(
     for name, values in reported.items():
         errors[f"loss/{name}"] = relative_error(np.array(values), trace[f"loss/{name}"])
     if "eval/observations" in trace:
-        actions = learner.mean_actions(torch.tensor(trace["eval/observations"]).unsqueeze(0))[0].numpy()
+        observations = torch.tensor(trace["eval/observations"], device=where).unsqueeze(0)
+        actions = learner.mean_actions(observations)[0].cpu().numpy()
         errors["eval/mean_actions"] = relative_error(actions, trace["eval/mean_actions"].clip(-1, 1))
     return errors
 
@@ -209,7 +216,10 @@ def main() -> int:
     parser.add_argument("trace", type=Path)
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative error allowed")
     parser.add_argument("--path", choices=PATHS, default="plain", help="how the updates are carried out")
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="of the products")
+    parser.add_argument(
+        "--precision", choices=("float32", "ieee", "bf16"), default="float32", help="of the products; as in conf/"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... or auto")
     for name, kind in OPTIONS.items():
         parser.add_argument(f"--{name}", type=kind, choices=CHOICES.get(name))
     options = parser.parse_args()
@@ -223,7 +233,7 @@ def compare(options: argparse.Namespace) -> int:
             trace = dict(file)
         if "loss/q1" in trace:
             trace["loss/q"] = (trace["loss/q1"] + trace["loss/q2"]) / 2
-        errors = replay(trace, settings_of(trace, options), options.path, options.precision)
+        errors = replay(trace, settings_of(trace, options), options.path, options.precision, options.device)
     except (UserError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{options.trace}: {error}") from error
     for name, size in errors.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import psutil
 import torch
 
@@ -11,7 +14,11 @@ from iql.system.cpu_cores import usable
 
 
 def choose(device: str) -> torch.device:
-    """The device by name, auto being cuda where there is one. Raises UserError for a device that this machine lacks."""
+    """The device by name, auto being cuda where there is one.
+
+    A CUDA device becomes the current one, to which streams, graphs and what libraries keep belong. Raises UserError for
+    a device that this machine lacks.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda"):
@@ -19,6 +26,7 @@ def choose(device: str) -> torch.device:
         index = int(device.partition(":")[2] or 0)
         if index >= count:
             raise UserError(f"device={device}: this machine has {count} CUDA devices; use device=cpu or auto")
+        torch.cuda.set_device(index)
     return torch.device(device)
 
 
@@ -54,6 +62,19 @@ def check_memory(member: int, shared: int, members: int, device: torch.device) -
         f"a pack of {members} needs about {(shared + members * member) / 2**30:.1f} GiB on {device}, where "
         f"{free / 2**30:.1f} GiB are free: {fitting} would fit; {advice}"
     )
+
+
+@contextlib.contextmanager
+def memory_may_run_out(device: torch.device) -> Iterator[None]:
+    """Raises UserError where a GPU's memory runs out although the estimate fitted: others use it, too."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        free, total = (each / 2**30 for each in torch.cuda.mem_get_info(device))
+        raise UserError(
+            f"the memory of {device} ran out, where {free:.1f} of {total:.1f} GiB are free now; split the pack, use a "
+            "smaller batch_size or network, or end what else runs there"
+        ) from None
 
 
 def _free_memory() -> float:

@@ -14,7 +14,7 @@ from iql.config.settings import Settings
 from iql.data.transitions import Transitions
 from iql.errors import UserError
 from iql.execution import paths
-from iql.execution.devices import check_memory, choose, cores, set_precision
+from iql.execution.devices import check_memory, choose, cores, memory_may_run_out, set_precision
 from iql.reporting import run_figures
 from iql.runs.run import Run
 from iql.tasks.task import Task
@@ -60,18 +60,19 @@ def _train_pack(runs: list[Run], task: Task, data: Transitions) -> None:
         len(runs),
         device,
     )
-    learner = build_learner(settings, task.observation_dim, task.action_dim, device)
-    execution = paths.choose(learner, shared["batch_size"], path, threads)
-    trackers = [[instantiate(node) for node in each["tracker"].values()] for each in settings]
-    Training(
-        runs=runs,
-        trackers=trackers,
-        learner=learner,
-        execution=execution,
-        task=task,
-        data=data,
-        draw=run_figures.draw,
-    ).run()
+    with memory_may_run_out(device):
+        learner = build_learner(settings, task.observation_dim, task.action_dim, device)
+        execution = paths.choose(learner, shared["batch_size"], path, threads)
+        trackers = [[instantiate(node) for node in each["tracker"].values()] for each in settings]
+        Training(
+            runs=runs,
+            trackers=trackers,
+            learner=learner,
+            execution=execution,
+            task=task,
+            data=data,
+            draw=run_figures.draw,
+        ).run()
 
 
 def _conclude(runs: list[Run], task: Task) -> float | None:

@@ -56,6 +56,23 @@ def test_a_pack_too_large_is_one_line_before_anything_is_written(train: Trainer)
     assert not train.runs.exists()
 
 
+def test_a_gpus_memory_that_runs_out_while_training_is_one_line(train: Trainer):
+    """Other programs on the GPU take what was free when the estimate was made."""
+    patch = """
+import torch
+from iql.training.loop import Training
+def run(self):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+Training.run = run
+torch.cuda.mem_get_info = lambda device: (2**30, 8 * 2**30)
+"""
+    result = train(patch=patch)
+    assert result.returncode == 1
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("train.py: "))
+    assert line.startswith("train.py: the memory of cpu ran out, where 1.0 of 8.0 GiB are free now; split the pack")
+    assert "Traceback" not in result.stderr
+
+
 def test_a_slurm_job_takes_no_more_cores_than_it_was_given(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
