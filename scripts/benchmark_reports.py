@@ -66,7 +66,8 @@ def make_run(
         "runs": str(runs),
         "sweep": {"name": sweep, "grid": []},
     }
-    run = Run(own, composed(env), digest="made")
+    choices = dict(override.split("=", 1) for override in overrides)
+    run = Run(own, composed(env, *configuration.reference(own, choices)), digest="made")
     run.directory.mkdir(parents=True)
     evaluation = own["evaluation"]
     data = {"dataset": "/data/made.hdf5", "rows": 1, "custom": False, "scored": "normalised"}

@@ -16,7 +16,15 @@ from iql.training.build import build_learner
 
 OBSERVATION_DIM, ACTION_DIM = 5, 2
 ADAM = {"_target_": "torch.optim.Adam", "fused": True}
-MEMBER = {"lr": 3e-4, "tau": 0.7, "beta": 3.0, "discount": 0.99, "polyak": 0.005, "advantage_cap": 100.0}
+MEMBER = {
+    "lr": 3e-4,
+    "tau": 0.7,
+    "beta": 3.0,
+    "discount": 0.99,
+    "polyak": 0.005,
+    "advantage_cap": 100.0,
+    "bc_coef": 1.0,
+}
 
 
 def make_learner(
@@ -29,6 +37,7 @@ def make_learner(
     hidden: Sequence[int] = (16, 16),
     precision: str = "float32",
     updates: int = 1000,
+    extraction: str = "awr",
     optimizer: dict[str, Any] = ADAM,
     networks: dict[str, dict[str, Any]] | None = None,
     device: str = "cpu",
@@ -45,7 +54,12 @@ def make_learner(
         "dropout": dropout,
         "log_std_range": [-5.0, 2.0],
     }
-    shared = {"fresh_value": ours, "q_loss_scale": 1.0 if ours else 0.5, "policy_schedule": "cosine"}
+    shared = {
+        "fresh_value": ours,
+        "q_loss_scale": 1.0 if ours else 0.5,
+        "policy_schedule": "cosine",
+        "extraction": extraction,
+    }
     settings = []
     for member, seed in enumerate(seeds):
         own = {key: members[key][member] if key in members else usual for key, usual in MEMBER.items()}

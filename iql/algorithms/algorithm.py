@@ -19,7 +19,17 @@ The settings that may differ are listed in iql.config.schema.MEMBER_KEYS; all ot
 """
 
 
-class Step(Protocol):
+class Draws(Protocol):
+    """The random numbers of one update."""
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        """Standard normal numbers [M, *shape] float32, a function of (seed, name, number of the update)."""
+
+    def uniform(self, name: str, *shape: int) -> Tensor:
+        """Numbers in [0, 1), [M, *shape] float32, a function of (seed, name, number of the update)."""
+
+
+class Step(Draws, Protocol):
     """One update as an algorithm sees it, whoever carries it out.
 
     batch     the members' transitions, each tensor [M, B, ...]
@@ -30,9 +40,10 @@ class Step(Protocol):
     frozen    the same networks without gradients and with dropout switched off
     targets   the target networks, without gradients
     measured  whether this update's metrics are asked for
+    phase     the number of this update modulo the algorithm's `cycle`, counted from 0
 
-    A network that is called after its step gives what the new weights give. Random numbers come from `noise` alone:
-    those of torch's generators would not be the same after a resume or in another pack.
+    A network that is called after its step gives what the new weights give. Random numbers come from `normal` and
+    `uniform` alone: those of torch's generators would not be the same after a resume or in another pack.
     """
 
     @property
@@ -50,38 +61,48 @@ class Step(Protocol):
     @property
     def measured(self) -> bool: ...
 
+    @property
+    def phase(self) -> int: ...
+
     def minimize(self, name: str, loss: Tensor) -> None:
         """The optimizer step of a network on the members' losses [M]; also records loss and gradient norm.
 
-        At most one step a network in an update. Raises ValueError.
+        Of several steps of a network in one update the last one is recorded. Raises ValueError.
         """
 
     def move_target(self, name: str, polyak: Tensor) -> None:
         """target ← (1 − polyak) · target + polyak · network, polyak [M, 1]."""
 
     def record(self, **metrics: Tensor) -> None:
-        """Further metrics of this update, [M] each. Raises ValueError for another shape or a name that is taken."""
+        """Further metrics of this update, [M] each. Raises ValueError for another shape or a name that is taken.
 
-    def noise(self, name: str, *shape: int) -> Tensor:
-        """Standard normal numbers [M, *shape] float32, a function of (seed, name, number of the update)."""
+        NAME_loss may be recorded in an update in which the network NAME takes no step.
+        """
 
 
 class Algorithm(ABC):
     """Base class of all algorithms; a user's own derives from it too.
 
-    networks   names of the networks that are trained, in the order in which their losses are reported; the
-               configuration's section `network` says what each is
-    targets    names of those that have a target network
-    schedules  how the learning rate of a network runs: "cosine" (to 0 over the run) or "constant", the default
+    networks      names of the networks that are trained, in the order in which their losses are reported; the
+                  configuration's section `network` says what each is
+    targets       names of those that have a target network
+    next_actions  whether batches have the data's next actions
+    schedules     how the learning rate of a network runs: "cosine" (to 0 over the run) or "constant", the default
+    lr_factors    what the learning rate of a network is multiplied by; 1 where it is not named
+    cycle         number of updates after which the sequence of steps repeats: 2 where every second update moves the
+                  policy. What an update does may depend on its number through `phase` alone
     """
 
     networks: ClassVar[tuple[str, ...]]
     targets: ClassVar[tuple[str, ...]] = ()
+    next_actions: ClassVar[bool] = False
     schedules: Mapping[str, str] = {}
+    lr_factors: Mapping[str, float] = {}
+    cycle: int = 1
 
     @abstractmethod
     def update(self, step: Step) -> None:
-        """One gradient step of every network."""
+        """The gradient steps of one update."""
 
     def rows(self, data: Transitions) -> np.ndarray:
         """The rows of `data` that batches are drawn from, [N] int64: all that begin a transition."""

@@ -28,9 +28,8 @@ class BC(Algorithm):
 
     def update(self, step: Step) -> None:
         """One step on the policy's loss."""
-        observations, actions, *_ = step.batch
-        mean, log_std = step.networks["policy"](observations)
-        step.minimize("policy", losses.cloning_loss(mean, log_std, actions))
+        mean, log_std = step.networks["policy"](step.batch.observations)
+        step.minimize("policy", losses.cloning_loss(mean, log_std, step.batch.actions))
         if step.measured:
             step.record(**policy_diagnostics(log_std))
 

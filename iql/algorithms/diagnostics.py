@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def iql_diagnostics(
@@ -19,7 +22,8 @@ def iql_diagnostics(
         "advantage_p50": advantage.quantile(0.5, dim=1),
         "advantage_p90": advantage.quantile(0.9, dim=1),
         "capped_share": (weights >= cap).float().mean(1),
-        "effective_sample_size": weights.sum(1).square() / weights.square().sum(1),
+        # 0 where every weight is 0, as SQL's may be
+        "effective_sample_size": weights.sum(1).square() / weights.square().sum(1).clamp(min=_TINY),
         **policy_diagnostics(log_std),
     }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from iql.algorithms import losses
-from iql.algorithms.algorithm import Algorithm, PerMember, Step
+from iql.algorithms.algorithm import Algorithm, Draws, PerMember, Step
 from iql.algorithms.diagnostics import iql_diagnostics
 
 
@@ -21,6 +22,9 @@ class IQL(Algorithm):
                    (gwthomas, CORL)
     q_loss_scale   factor of Q's loss: 1 (the authors) or 0.5 (gwthomas, CORL)
     policy_schedule  schedule of the policy's learning rate: cosine or constant
+    extraction     of the policy: awr, cloning weighted by the advantage (equation 7), or ddpg_bc, climbing Q near the
+                   data (Park, Frans, Levine, Kumar 2024, arXiv:2406.09329)
+    bc_coef        weight of cloning in ddpg_bc
     """
 
     networks = ("value", "q", "policy")
@@ -36,34 +40,88 @@ class IQL(Algorithm):
         fresh_value: bool,
         q_loss_scale: float,
         policy_schedule: str,
+        extraction: str = "awr",  # runs of before have neither this nor the next one
+        bc_coef: PerMember | None = None,
     ):
         self.tau, self.beta, self.discount = tau, beta, discount
         self.polyak, self.advantage_cap = polyak, advantage_cap
         self.fresh_value, self.q_loss_scale = fresh_value, q_loss_scale
         self.schedules = {"policy": policy_schedule}
+        self.extraction, self.bc_coef = extraction, bc_coef
 
     def update(self, step: Step) -> None:
         """V, the policy, Q, the target, in the authors' order."""
-        observations, actions, rewards, masks, next_observations = step.batch
-        target_q = step.targets["q"](observations, actions).amin(1)
+        batch = step.batch
+        target_q = step.targets["q"](batch.observations, batch.actions).amin(1)
 
-        v = step.networks["value"](observations)
         if not self.fresh_value:
-            current_v, next_v = v.detach(), step.frozen["value"](next_observations)
-        step.minimize("value", losses.value_loss(target_q, v, self.tau))  # equation 5
+            next_v = step.frozen["value"](batch.next_observations)
+        v = self.fit_value(step, target_q)
+        current_v = v.detach()
         if self.fresh_value:
-            both = torch.cat([observations, next_observations], 1)  # one product is faster than two
+            both = torch.cat([batch.observations, batch.next_observations], 1)  # one product is faster than two
             current_v, next_v = step.frozen["value"](both).chunk(2, 1)
         advantage = target_q - current_v
-        weights = losses.advantage_weights(advantage, self.beta, self.advantage_cap)
-        mean, log_std = step.networks["policy"](observations)
-        log_prob = losses.log_prob(mean, log_std, actions)
-        step.minimize("policy", losses.policy_loss(weights, log_prob))  # equation 7
+        weights = self.policy_weights(advantage)
+        mean, log_std = step.networks["policy"](batch.observations)
+        log_prob = losses.log_prob(mean, log_std, batch.actions)
+        if self.extraction == "awr":
+            policy_loss = losses.policy_loss(weights, log_prob)  # equation 7
+        else:
+            assert self.bc_coef is not None
+            action = mean if log_std is None else mean + log_std.exp() * step.normal("action", *mean.shape[1:])
+            climbed = losses.normalized(step.networks["q"](batch.observations, action.clamp(-1, 1)).amin(1))
+            policy_loss = -(climbed + self.bc_coef * log_prob).mean(-1)
+        step.minimize("policy", policy_loss)
 
-        q = step.networks["q"](observations, actions)
-        target = losses.q_target(rewards, masks, next_v, self.discount)
-        step.minimize("q", self.q_loss_scale * losses.q_loss(q, target))  # equation 6
+        q = step.networks["q"](batch.observations, batch.actions)
+        target = losses.q_target(batch.rewards, batch.masks, next_v, self.discount)
+        step.minimize("q", self.q_loss(q, target))  # equation 6
         step.move_target("q", self.polyak)
 
         if step.measured:
             step.record(**iql_diagnostics(v, q, advantage, weights, self.advantage_cap, log_std))
+
+    def fit_value(self, step: Step, target_q: Tensor) -> Tensor:
+        """V's step towards the target Q at the data's actions, [M, B]; returns V before it, [M, B]."""
+        v: Tensor = step.networks["value"](step.batch.observations)
+        step.minimize("value", self.value_loss(target_q, v))
+        return v
+
+    # What SQL, EQL and XQL have in place of IQL's. A gradient is that of the method before it, for the updates without
+    # autograd (execution.paths.WRITTEN_OUT).
+
+    def value_loss(self, target_q: Tensor, v: Tensor) -> Tensor:
+        """Equation 5, [M, B] each → [M]."""
+        return losses.value_loss(target_q, v, self.tau)
+
+    def value_loss_gradient(self, target_q: Tensor, v: Tensor) -> Tensor:
+        """With respect to v, [M, B]."""
+        return losses.value_loss_gradient(target_q, v, self.tau)
+
+    def policy_weights(self, advantage: Tensor) -> Tensor:
+        """The weights of equation 7, [M, B]."""
+        return losses.advantage_weights(advantage, self.beta, self.advantage_cap)
+
+    def q_loss(self, q: Tensor, target: Tensor) -> Tensor:
+        """Equation 6: q [M, 2, B], target [M, B] → [M]."""
+        return self.q_loss_scale * losses.q_loss(q, target)
+
+    def q_loss_gradient(self, q: Tensor, target: Tensor) -> Tensor:
+        """With respect to q [M, copies, B], any number of the two."""
+        return losses.q_loss_gradient(q, target).mul_(self.q_loss_scale)
+
+    # XQL fits V to Q at further actions, and in more than one step.
+
+    value_updates: int = 1
+    """Steps of V an update."""
+    further: int = 0
+    """Actions besides the data's at each observation."""
+
+    def further_actions(self, actions: Tensor, draws: Draws) -> Tensor:
+        """[M, B · further, action_dim], those at one observation together; asked for where `further` is above 0."""
+        raise NotImplementedError
+
+    def value_targets(self, target_q: Tensor, further_q: Tensor) -> Tensor:
+        """What V is fitted to: target_q [M, B], further_q [M, B · further] → target_q of value_loss."""
+        raise NotImplementedError

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 
-def _same_shape(**tensors: Tensor) -> None:
+def same_shape(**tensors: Tensor) -> None:
+    """Raise ValueError unless all have one shape: broadcasting would hide a mistake."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"shapes must be equal, got {shapes}")
@@ -23,7 +24,7 @@ def value_loss(q: Tensor, v: Tensor, tau: Tensor) -> Tensor:
 
     q, v [M, B]; tau [M, 1], the expectile. At tau 0.5 it is half the mean squared error. Returns [M].
     """
-    _same_shape(q=q, v=v)
+    same_shape(q=q, v=v)
     difference = q - v
     weight = torch.where(difference < 0, 1 - tau, tau)
     return (weight * difference.square()).mean(-1)
@@ -38,13 +39,13 @@ def value_loss_gradient(q: Tensor, v: Tensor, tau: Tensor) -> Tensor:
 
 def q_target(rewards: Tensor, masks: Tensor, next_v: Tensor, discount: Tensor) -> Tensor:
     """What Q is regressed on, equation 6: r + discount · mask · V(s′), all [M, B], discount [M, 1]."""
-    _same_shape(rewards=rewards, masks=masks, next_v=next_v)
+    same_shape(rewards=rewards, masks=masks, next_v=next_v)
     return rewards + discount * masks * next_v
 
 
 def q_loss(q: Tensor, target: Tensor) -> Tensor:
     """Squared error of both Q networks, equation 6, summed over the two: q [M, 2, B], target [M, B] → [M]."""
-    _same_shape(q=q[:, 0], target=target)
+    same_shape(q=q[:, 0], target=target)
     return (q - target.unsqueeze(1)).square().sum(1).mean(-1)
 
 
@@ -63,14 +64,14 @@ def gaussian_log_prob(mean: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
 
     mean, actions [M, B, action_dim]; log_std broadcasts to them. Returns [M, B].
     """
-    _same_shape(mean=mean, actions=actions)
+    same_shape(mean=mean, actions=actions)
     normalized = (actions - mean) * torch.exp(-log_std)
     return (-0.5 * normalized.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 def squared_log_prob(mean: Tensor, actions: Tensor) -> Tensor:
     """What stands for the log-density of a deterministic policy, −‖a − π(s)‖²: [M, B, action_dim] → [M, B]."""
-    _same_shape(mean=mean, actions=actions)
+    same_shape(mean=mean, actions=actions)
     return -(actions - mean).square().sum(-1)
 
 
@@ -87,7 +88,7 @@ def log_prob(mean: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
 
 def policy_loss(weights: Tensor, log_prob: Tensor) -> Tensor:
     """Advantage-weighted regression, equation 7: −mean weight · log π(a|s), both [M, B]. Returns [M]."""
-    _same_shape(weights=weights, log_prob=log_prob)
+    same_shape(weights=weights, log_prob=log_prob)
     return -(weights * log_prob).mean(-1)
 
 
@@ -115,3 +116,22 @@ def gaussian_policy_gradient(weights: Tensor, mean: Tensor, log_std: Tensor, act
 def squared_policy_gradient(weights: Tensor, mean: Tensor, actions: Tensor) -> Tensor:
     """The gradient of policy_loss under squared_log_prob with respect to mean, [M, B, action_dim]."""
     return (actions - mean).mul_(weights.unsqueeze(-1) * (-2 / weights.shape[-1]))
+
+
+def smoothed(actions: Tensor, noise: Tensor, scale: Tensor, clip: Tensor) -> Tensor:
+    """TD3's target policy smoothing: actions plus clipped noise, within ±1.
+
+    actions, noise [M, B, action_dim], noise standard normal; scale, clip [M, 1], of the noise.
+    """
+    scale, clip = scale.unsqueeze(-1), clip.unsqueeze(-1)
+    return (actions + torch.minimum(torch.maximum(scale * noise, -clip), clip)).clamp(-1, 1)
+
+
+def normalized(q: Tensor) -> Tensor:
+    """q [M, B] divided by the mean of |q| over the batch, a constant."""
+    return q / q.detach().abs().mean(-1, keepdim=True)
+
+
+def action_distance(actions: Tensor, others: Tensor) -> Tensor:
+    """Squared distance of actions, summed over their dimensions: [M, B, action_dim] each → [M, B]."""
+    return (actions - others).square().sum(-1)

@@ -25,18 +25,21 @@ from iql.errors import UserError
 from iql.launching.ledger import Ledger
 from iql.launching.status import UNKNOWN, WAITING, StatusReader
 from iql.launching.status_tables import console
-from iql.reporting import tables
 from iql.reporting.page import html
 from iql.reporting.paper_figure import image
 from iql.reporting.report import Report, compile_report
 from iql.reporting.run_records import NoRuns, Reader
+from iql.reporting.tables.comma_separated import comma_separated
+from iql.reporting.tables.latex import latex
+from iql.reporting.tables.markdown import markdown
+from iql.reporting.tables.terminal import terminal
 from iql.runs.run_state import RUNNING
 from iql.system.atomic_files import replace_file
 
 FORMATS: dict[str, Callable[[Report], str | bytes]] = {
-    ".md": tables.markdown,
-    ".csv": tables.comma_separated,
-    ".tex": tables.latex,
+    ".md": markdown,
+    ".csv": comma_separated,
+    ".tex": latex,
     ".png": lambda report: image(report, "png"),
     ".svg": lambda report: image(report, "svg"),
 }
@@ -93,7 +96,7 @@ def update(reader: Reader, files: list[Path], every: float | None, screen: Conso
     last = every is None or not (report.counts[RUNNING] or waiting(reader.folders))
     for file in files:
         write(report, file, None if last else every)
-    shown = tables.terminal(report, screen.width)
+    shown = terminal(report, screen.width)
     screen.print(shown) if live is None else live.update(shown, refresh=True)
     return last
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from iql.config.schema import trained_networks
+from iql.config.schema import algorithm_schema
 
 FLOAT = 4  # bytes
 
@@ -18,7 +18,7 @@ def widths(settings: dict[str, Any], task: Any) -> dict[str, list[int]]:
     observation, action = task.observation_dim, task.action_dim
     ends = {"value": (observation, 1), "q": (observation + action, 1), "policy": (observation, action)}
     found = {}
-    for name in trained_networks(settings["algorithm"]):
+    for name in algorithm_schema(settings["algorithm"]).networks:
         first, last = ends[name]
         found[name] = [first, *settings["network"][name].get("hidden_dims", []), last]
     return found
@@ -29,26 +29,31 @@ def weights(layers: Sequence[int]) -> int:
     return sum(n * m + m for n, m in zip(layers[:-1], layers[1:], strict=True))
 
 
-def member_bytes(policy: Sequence[int], value: Sequence[int] = (), q: Sequence[int] = (), *, batch_size: int) -> int:
-    """The approximate memory of one more member; of each network the widths of its layers, from input to output.
+def member_bytes(settings: dict[str, Any], layers: dict[str, list[int]]) -> int:
+    """The approximate memory of one more member; `layers` as `widths` gives them.
 
-    Weights, gradients and Adam's two moments, the target, and of each layer its output and gradient (V's for two
+    Weights, gradients and Adam's two moments, the targets, and of each layer its output and gradient (V's for two
     batches).
     """
-    trained = weights(value) + 2 * weights(q) + weights(policy)
-    rows = 3 * sum(value[1:]) + 2 * 2 * sum(q[1:]) + 2 * sum(policy[1:])
-    return FLOAT * (4 * trained + 2 * weights(q) + batch_size * rows)
+    trained, targets = _numbers(settings, layers)
+    value, q, policy = (sum(layers.get(name, [0])[1:]) for name in ("value", "q", "policy"))
+    return FLOAT * (4 * trained + targets + settings["batch_size"] * (3 * value + 2 * 2 * q + 2 * policy))
+
+
+def _numbers(settings: dict[str, Any], layers: dict[str, list[int]]) -> tuple[int, int]:
+    """The weights that are trained, and those of target networks."""
+    of = {name: weights(each) * (2 if name == "q" else 1) for name, each in layers.items()}
+    return sum(of.values()), sum(of.get(name, 0) for name in algorithm_schema(settings["algorithm"]).targets)
 
 
 def disk_bytes(settings: dict[str, Any], layers: dict[str, list[int]]) -> tuple[int, int]:
     """The approximate disk usage of a finished run, and what its checkpoints add while it trains."""
-    q = weights(layers.get("q", ()))
-    trained = weights(layers.get("value", ())) + 2 * q + weights(layers["policy"])
+    trained, targets = _numbers(settings, layers)
     lines = settings["updates"] // settings["log_every"] * _LINE
     evaluation = settings["evaluation"]
     if evaluation["every"] is not None:
         evaluations = -(-settings["updates"] // evaluation["every"])
         lines += evaluations * (_LINE + evaluation["episodes"] * _EPISODE)
-    networks = FLOAT * (trained + 2 * q)
+    networks = FLOAT * (trained + targets)
     checkpoint = networks + FLOAT * 2 * trained
     return lines + networks, settings["checkpoint"]["keep"] * checkpoint

@@ -5,54 +5,34 @@ The YAML files in conf/ hold the values; nothing here imports torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from iql.config.algorithm_schemas import AWAC, BC, EQL, IQL, SQL, TD3BC, XQL, Algorithm, ReBRAC
 from iql.config.schema_types import (
-    Beta,
     Count,
     Distribution,
-    Expectile,
     Headline,
     Initialization,
+    LayerNorm,
     LearningRate,
     Node,
     PolicyMean,
-    Polyak,
     Positive,
-    Schedule,
     Share,
     Target,
 )
 from iql.config.task_schemas import AntMazeTask, D4RLTask, FileTask, MadeMaze2d, MinariTask
 
 
-class IQL(Target):
-    tau: Expectile
-    beta: Beta
-    discount: Annotated[float, Field(ge=0, le=1)]
-    polyak: Polyak
-    advantage_cap: Positive
-    fresh_value: bool
-    q_loss_scale: Positive
-    policy_schedule: Schedule
-    initialization: Initialization
-    policy_mean: PolicyMean
-
-
-class BC(Target):
-    networks: ClassVar[tuple[str, ...]] = ("policy",)
-    top_fraction: Annotated[float, Field(gt=0, le=1)] | None
-    return_discount: Annotated[float, Field(ge=0, le=1)]
-    policy_schedule: Schedule
-    initialization: Initialization
-    policy_mean: PolicyMean
-
-
 class Perceptron(Target):
     hidden_dims: Annotated[list[Count], Field(min_length=1)]
     initialization: Initialization
+
+
+class Critic(Perceptron):
+    layer_norm: LayerNorm | None = None
 
 
 def _ascending(pair: list[float]) -> list[float]:
@@ -166,8 +146,14 @@ SCHEMAS: dict[str, type[Target]] = {
     "iql.tasks.minari.MinariTask": MinariTask,
     "iql.algorithms.iql.IQL": IQL,
     "iql.algorithms.bc.BC": BC,
-    "iql.networks.critics.Value": Perceptron,
-    "iql.networks.critics.TwinQ": Perceptron,
+    "iql.algorithms.sql.SQL": SQL,
+    "iql.algorithms.eql.EQL": EQL,
+    "iql.algorithms.xql.XQL": XQL,
+    "iql.algorithms.td3_bc.TD3BC": TD3BC,
+    "iql.algorithms.rebrac.ReBRAC": ReBRAC,
+    "iql.algorithms.awac.AWAC": AWAC,
+    "iql.networks.critics.Value": Critic,
+    "iql.networks.critics.TwinQ": Critic,
     "iql.networks.actors.Policy": Policy,
     "torch.optim.Adam": Adam,
     "iql.tracking.WandbTracker": WandbTracker,
@@ -180,8 +166,8 @@ SCHEMAS: dict[str, type[Target]] = {
 PLACES: dict[str, tuple[type[Target], str]] = {
     "env": (MadeMaze2d, ""),
     "algorithm": (IQL, ""),
-    "network.value": (Perceptron, "observation_dim seeds"),
-    "network.q": (Perceptron, "observation_dim action_dim seeds"),
+    "network.value": (Critic, "observation_dim seeds"),
+    "network.q": (Critic, "observation_dim action_dim seeds"),
     "network.policy": (Policy, "observation_dim action_dim seeds"),
     "optimizer": (Adam, "params"),
     "tracker.wandb": (WandbTracker, ""),
@@ -192,7 +178,7 @@ PLACES: dict[str, tuple[type[Target], str]] = {
 GROUPS = ("env", "algorithm", "network", "optimizer", "evaluation", "tracker", "preset", "sweep")
 
 # Settings that other sections read, and that no constructor takes.
-SETTINGS_ONLY = {"env": ("recipe", "corl"), "algorithm": ("initialization", "policy_mean")}
+SETTINGS_ONLY = {"env": ("recipe", "corl", "xql", "rebrac"), "algorithm": ("initialization", "policy_mean", "recipe")}
 
 # What the members of one pack may differ in.
 MEMBER_KEYS = (
@@ -202,13 +188,24 @@ MEMBER_KEYS = (
     "algorithm.discount",
     "algorithm.polyak",
     "algorithm.advantage_cap",
+    "algorithm.alpha",
+    "algorithm.loss_temperature",
+    "algorithm.max_clip",
+    "algorithm.huber_delta",
+    "algorithm.bc_coef",
+    "algorithm.actor_bc_coef",
+    "algorithm.critic_bc_coef",
+    "algorithm.policy_noise",
+    "algorithm.noise_clip",
+    "algorithm.awac_lambda",
     "optimizer.lr",
 )
 
 
-def trained_networks(algorithm: dict[str, Any]) -> tuple[str, ...]:
-    """The networks that an algorithm trains, by its section; all for an algorithm of the user's own."""
-    return getattr(SCHEMAS.get(algorithm["_target_"]), "networks", ("value", "q", "policy"))
+def algorithm_schema(algorithm: dict[str, Any]) -> type[Algorithm]:
+    """What is known of an algorithm, by its section; of one of the user's own what Algorithm assumes."""
+    schema = SCHEMAS.get(algorithm["_target_"], Algorithm)
+    return schema if issubclass(schema, Algorithm) else Algorithm
 
 
 def constructor_arguments(section: str, node: dict[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,20 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=1)]
+Nonnegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Expectile = Annotated[float, Field(ge=0.5, lt=1)]
 Beta = Annotated[float, Field(ge=0)]
+Discount = Annotated[float, Field(ge=0, le=1)]
 Polyak = Annotated[float, Field(gt=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
-Initialization = Literal["orthogonal", "pytorch"]
+Initialization = Literal["orthogonal", "pytorch", "rebrac"]
+LayerNorm = Literal["before", "after"]
 PolicyMean = Literal["tanh", "linear"]
 Schedule = Literal["cosine", "constant"]
 Headline = Literal["last10", "final"]
-Reward = Literal["none", "return_range", "minus_one"]
+Reward = Literal["none", "return_range", "minus_one", "hundredfold"]
 Distribution = Literal["gaussian", "deterministic"]
 
 

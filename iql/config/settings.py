@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iql.config.class_names import current
 from iql.config.coercion import coerced
-from iql.config.schema import MEMBER_KEYS, Run
+from iql.config.schema import MEMBER_KEYS, Run, algorithm_schema
 from iql.config.trust import ALGORITHMS, IQL
 from iql.config.validation import schema_problems, target_problems
 from iql.errors import UserError
@@ -44,11 +44,14 @@ def reference(settings: Settings, choices: Mapping[str, str]) -> list[str]:
     """The overrides of the configuration from which a run's name shows the differences.
 
     choices: option by group. It is the default of the run's env; for an algorithm of the project's other than IQL with
-    that algorithm, so that its own defaults are no differences.
+    that algorithm, so that its own defaults are no differences. What another option (bc_10) sets of it is a difference.
     """
     overrides = [f"env={choices['env']}"] if "env" in choices else []
-    if settings["algorithm"]["_target_"] in ALGORITHMS - {IQL}:
-        overrides.append(f"algorithm={choices['algorithm']}")
+    target = settings["algorithm"]["_target_"]
+    if target in ALGORITHMS - {IQL}:
+        module, name = target.split(".")[-2:]
+        chosen = choices["algorithm"]
+        overrides.append(f"algorithm={chosen if chosen in (module, name.lower()) else module}")
     return overrides
 
 
@@ -59,7 +62,19 @@ def validated(settings: Settings) -> Settings:
         problems += target_problems(place, node)
     if problems:
         raise UserError("\n".join(problems))
+    if problem := _policy_problem(settings):
+        raise UserError(problem)
     return coerced(settings)
+
+
+def _policy_problem(settings: Settings) -> str | None:
+    """Why the algorithm cannot train the policy; nothing is known of a user's own classes."""
+    distribution = settings["network"]["policy"].get("distribution")
+    schema = algorithm_schema(settings["algorithm"])
+    if distribution is None or distribution in schema.distributions:
+        return None
+    accepted = " or ".join(schema.distributions)
+    return f"network.policy.distribution={distribution}: {schema.__name__} needs a policy that is {accepted}"
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -122,4 +137,8 @@ def _interpolation_problem(error: OmegaConfBaseException) -> str:
     key = getattr(error, "full_key", "") or ""
     if "corl" in str(error):
         return "preset=corl: CORL has no settings for this env; leave the preset out or choose one of CORL's tasks"
+    if "env.xql" in str(error):
+        return "preset=xql: XQL's authors have no settings of this env alone; leave the preset out"
+    if "env.rebrac" in str(error):
+        return "preset=rebrac: there are no settings of ReBRAC for this env alone; leave the preset out"
     return f"{key}: " + str(error).split("\n")[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,11 +14,16 @@ from iql.config.schema_types import (
     Headline,
     LearningRate,
     Node,
+    Nonnegative,
     Polyak,
+    Positive,
     Reward,
     Share,
     Target,
 )
+
+Settings = dict[str, Any]
+"""An algorithm's settings as its authors have them for a task; they are checked where the algorithm reads them."""
 
 
 class Recipe(Node):
@@ -31,6 +36,12 @@ class Recipe(Node):
     score: Headline
     polyak: Polyak | None = None
     lr: LearningRate | None = None
+    xql: Settings | None = None
+    sql: Settings | None = None
+    eql: Settings | None = None
+    td3_bc: Settings | None = None
+    rebrac: Settings | None = None
+    awac: Settings | None = None
 
 
 class Corl(Node):
@@ -41,6 +52,20 @@ class Corl(Node):
     dropout: Share | None
     normalize: bool
     reward: Reward
+
+
+class Rebrac(Node):
+    actor_bc_coef: Nonnegative
+    critic_bc_coef: Nonnegative
+
+
+class Xql(Node):
+    loss_temperature: Positive
+    max_clip: Positive
+    batch_size: Count
+    value_updates: Count
+    random_actions: Annotated[int, Field(ge=0)]
+    action_noise: Positive | None
 
 
 Name = Annotated[str, Field(min_length=1)]
@@ -75,6 +100,8 @@ class D4RLTask(Target):
     normalize: bool
     recipe: Recipe
     corl: Corl | None = None
+    xql: Xql | None = None
+    rebrac: Rebrac | None = None
 
 
 class MadeMaze2d(D4RLTask):

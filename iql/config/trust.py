@@ -27,7 +27,18 @@ TASKS = frozenset(
 _TRACKERS = ("iql.tracking.WandbTracker", "iql.tracking.TensorBoardTracker")
 LAUNCHERS = frozenset({"iql.launching.local.LocalLauncher", "iql.launching.slurm.SlurmLauncher"})
 IQL = "iql.algorithms.iql.IQL"
-ALGORITHMS = frozenset({IQL, "iql.algorithms.bc.BC"})
+ALGORITHMS = frozenset(
+    {
+        IQL,
+        "iql.algorithms.bc.BC",
+        "iql.algorithms.sql.SQL",
+        "iql.algorithms.eql.EQL",
+        "iql.algorithms.xql.XQL",
+        "iql.algorithms.td3_bc.TD3BC",
+        "iql.algorithms.rebrac.ReBRAC",
+        "iql.algorithms.awac.AWAC",
+    }
+)
 CONFIGURED = ALGORITHMS | NETWORKS | TASKS | LAUNCHERS | {"torch.optim.Adam", *_TRACKERS, *MOVED}
 """Every class that the project's own configuration makes, also by the names of earlier versions."""
 

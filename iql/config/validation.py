@@ -18,7 +18,7 @@ from hydra.errors import (
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from iql.config.schema import GROUPS, PLACES, SCHEMAS, Run, constructor_arguments
+from iql.config.schema import GROUPS, PLACES, SCHEMAS, SETTINGS_ONLY, Run, constructor_arguments
 from iql.config.schema_types import Node, Target
 from iql.config.trust import ALGORITHMS
 
@@ -112,8 +112,18 @@ def schema_problems(model: type[BaseModel], node: Any, prefix: str) -> list[str]
     try:
         model.model_validate(node)
     except ValidationError as error:
-        return list(dict.fromkeys(_problem(model, detail, prefix) for detail in error.errors()))
+        return _of_several_keys([_problem(model, detail, prefix) for detail in error.errors()])
     return []
+
+
+def _of_several_keys(problems: list[str]) -> list[str]:
+    """The lines, of which one stands for all keys that a class has not: those of a preset for another algorithm."""
+    keys: dict[str, list[str]] = {}
+    for problem in problems:
+        key, _, text = problem.partition(": ")
+        line = text if " has no such key; " in text else problem
+        keys.setdefault(line, []).append(key)
+    return [f"{', '.join(names)}: {line}" if line not in problems else line for line, names in keys.items()]
 
 
 def _problem(model: type[BaseModel], detail: Any, prefix: str) -> str:
@@ -133,7 +143,8 @@ def _problem(model: type[BaseModel], detail: Any, prefix: str) -> str:
         parent = key.rpartition(".")[0]
         siblings = [f"{parent}.{name}".lstrip(".") for name in fields]
         if key in known_keys():  # of another class in the same place
-            own = [name for name in fields if name != "_target_"]
+            elsewhere = SETTINGS_ONLY.get(prefix.rstrip("."), ())
+            own = sorted((name for name in fields if name != "_target_"), key=elsewhere.__contains__)
             return f"{key}: {model.__name__} has no such key; it has {', '.join(own)}"
         return f"{key}: no such key" + (_nearest(key, siblings) or _nearest(key, known_keys()))
     if detail["type"] == "missing":
@@ -189,7 +200,7 @@ def _nearest(name: str, names: list[str], prefix: str = "", show_all: bool = Fal
         last = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1, cutoff=0.6)
         close = [other for other in dict.fromkeys(names) if other.rpartition(".")[2] in last]
         # Keys of recipes are rarely the intended ones.
-        close = sorted(close, key=lambda other: ".recipe." in other or ".corl." in other)[:3]
+        close = sorted(close, key=lambda other: re.search(r"\.(recipe|corl|xql|rebrac)\.", other) is not None)[:3]
     if close:
         return "; did you mean " + " or ".join(f"{prefix}{other}" for other in close) + "?"
     return f"; there are {', '.join(names)}" if show_all and names else ""

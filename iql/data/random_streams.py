@@ -53,6 +53,11 @@ def normal(member_keys: Tensor, counters: Tensor) -> Tensor:
     return (-2 * first.log()).sqrt() * (2 * math.pi * second).cos()
 
 
+def uniform(member_keys: Tensor, counters: Tensor) -> Tensor:
+    """A number in [0, 1) for each pair of key [M] and counter [...]: float32 [M, ...], in steps of 2^−24."""
+    return _shift(words(member_keys, counters), 40).float() * 2.0**-24
+
+
 def bits(member_keys: Tensor, counters: Tensor) -> Tensor:
     """63 random bits for each pair of key [M] and counter [...]: int64 [M, ...], all ≥ 0."""
     return _shift(words(member_keys, counters), 1)

@@ -21,6 +21,8 @@ class Batch(NamedTuple):
     observations, next_observations  [M, B, observation_dim]
     actions                          [M, B, action_dim]
     rewards, masks                   [M, B]
+    next_actions                     [M, B, action_dim], the data's own after next_observations; after a terminal they
+                                     belong to another episode. None unless the algorithm asks for them
     """
 
     observations: Tensor
@@ -28,15 +30,24 @@ class Batch(NamedTuple):
     rewards: Tensor
     masks: Tensor
     next_observations: Tensor
+    next_actions: Tensor | None = None
 
 
 class Batches:
     """Batches of a dataset, uniformly with replacement, each member by its own seed.
 
     The index is the draw modulo the number of transitions: its bias, below 1e-12 for 1e7 rows, is negligible.
+    next_actions: whether batches have them.
     """
 
-    def __init__(self, data: Transitions, seeds: Sequence[int], batch_size: int, device: torch.device | str):
+    def __init__(
+        self,
+        data: Transitions,
+        seeds: Sequence[int],
+        batch_size: int,
+        device: torch.device | str,
+        next_actions: bool = False,
+    ):
         def tensor(array):
             return torch.as_tensor(array, device=device)
 
@@ -45,7 +56,7 @@ class Batches:
         self.rewards = tensor(data.rewards)
         self.masks = tensor(data.masks)
         self.rows = tensor(data.rows)
-        self.batch_size = batch_size
+        self.batch_size, self.next_actions = batch_size, next_actions
         self._keys = keys(seeds, "batch", device)
         self._block = -1
         self._block_rows = torch.empty(0)
@@ -83,4 +94,5 @@ class Batches:
             take(self.rewards, flat),
             take(self.masks, flat),
             take(self.observations, flat + 1),
+            take(self.actions, flat + 1) if self.next_actions else None,
         )

@@ -9,7 +9,7 @@ import numpy as np
 from iql.data.trajectories import qlearning_rows, trajectory_returns
 from iql.errors import UserError
 
-REWARDS = ("none", "return_range", "minus_one")  # transforms of rewards, see transform_rewards
+REWARDS = ("none", "return_range", "minus_one", "hundredfold")  # transforms of rewards, see transform_rewards
 ACTION_LIMIT = 1 - 1e-5  # the authors': keeps the inverse of tanh finite
 RETURN_RANGE = 1000.0  # the authors': difference between the best and the worst return after scaling
 STD_FLOOR = 1e-3  # CORL's: added to every standard deviation before dividing by it
@@ -87,13 +87,15 @@ def from_rows(
 def transform_rewards(
     kind: str, observations: np.ndarray, rewards: np.ndarray, terminals: np.ndarray, rows: np.ndarray
 ) -> None:
-    """Change rewards [R] in place: "none"; "minus_one" subtracts 1 (antmaze); "return_range" scales by
-    1000 / (Rmax − Rmin) over the authors' trajectories (locomotion).
+    """Change rewards [R] in place: "none"; "minus_one" subtracts 1 (antmaze); "hundredfold" multiplies by 100 (ReBRAC's
+    antmaze); "return_range" scales by 1000 / (Rmax − Rmin) over the authors' trajectories (locomotion).
 
     Raises UserError for another kind, or where all returns are equal.
     """
     if kind == "minus_one":
         rewards -= 1
+    elif kind == "hundredfold":
+        rewards *= 100
     elif kind == "return_range":
         returns = trajectory_returns(observations, rewards, terminals, rows)
         spread = float(returns.max() - returns.min())

@@ -23,6 +23,6 @@ class Eager:
         learner, metrics = self._learner, None
         for left in reversed(range(count)):
             number = learner.update_count
-            metrics = learner.update(batches.at(number), number, measure and left == 0)
+            metrics = learner.update(batches.at(number), number, learner.phase(number), measure and left == 0)
             learner.update_count += 1
         return metrics

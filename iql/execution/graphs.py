@@ -23,7 +23,7 @@ UPDATES_PER_GRAPH = 16
 class Update(Protocol):
     """An update that can be captured: of the whole pack, its number a tensor [] on the device."""
 
-    def update(self, batch: Batch, number: Tensor, measure: bool) -> Metrics | None: ...
+    def update(self, batch: Batch, number: Tensor, phase: int, measure: bool) -> Metrics | None: ...
 
     def state(self) -> list[Tensor]:
         """All tensors that an update changes for good."""
@@ -44,9 +44,9 @@ class AutogradUpdate:
         if not all(isinstance(optimizer, PackAdam) for optimizer in learner.optimizers.values()):
             raise NotCapturable("the optimizer is not torch.optim.Adam")
 
-    def update(self, batch: Batch, number: Tensor, measure: bool) -> Metrics | None:
+    def update(self, batch: Batch, number: Tensor, phase: int, measure: bool) -> Metrics | None:
         with torch.enable_grad():
-            metrics = self._learner.update(batch, number, measure)
+            metrics = self._learner.update(batch, number, phase, measure)
         for name, network in self._learner.networks.items():
             if isinstance(network, Lifted) and network.draws:
                 raise NotCapturable(f"network.{name} draws random numbers of its own")
@@ -73,7 +73,7 @@ class Graphs:
         self.name, self.threads = name, threads
         self._learner, self._update = learner, update
         self._number = torch.zeros((), dtype=torch.int64, device=learner.device)
-        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph | None, Metrics | None]] = {}
+        self._graphs: dict[tuple[int, int, bool], tuple[torch.cuda.CUDAGraph | None, Metrics | None]] = {}
         self._batches: Batches | None = None
         self._eager: Eager | None = None
 
@@ -105,20 +105,20 @@ class Graphs:
         return {name: metric.clone() for name, metric in metrics.items()} if metrics else None
 
     @torch.no_grad()
-    def run(self, updates: int, measure: bool) -> Metrics | None:
-        """What a graph holds: so many updates from the number that is counted on the device."""
+    def run(self, phase: int, updates: int, measure: bool) -> Metrics | None:
+        """What a graph holds: so many updates from the number that is counted on the device, the first of `phase`."""
         assert self._batches is not None
         metrics = None
         # All batches in one kernel a column, the updates first so that each batch is contiguous.
         batches = self._batches.gather(self._batches.draw(self._number, updates).transpose(0, 1))
         for i in range(updates):
-            batch = Batch(*(column[i] for column in batches))
-            metrics = self._update.update(batch, self._number, measure)
+            batch = Batch(*(column if column is None else column[i] for column in batches))  # type: ignore[arg-type]
+            metrics = self._update.update(batch, self._number, self._learner.phase(phase + i), measure)
             self._number.add_(1)
         return metrics
 
     def _replay(self, updates: int, measured: bool) -> Metrics | None:
-        key = (updates, measured)
+        key = (self._learner.phase(self._learner.update_count), updates, measured)
         if key not in self._graphs:
             self._graphs[key] = self._captured(*key)
         graph, metrics = self._graphs[key]
@@ -127,23 +127,24 @@ class Graphs:
         graph.replay()
         return metrics
 
-    def _captured(self, updates: int, measure: bool) -> tuple[torch.cuda.CUDAGraph | None, Metrics | None]:
+    def _captured(self, phase: int, updates: int, measure: bool) -> tuple[torch.cuda.CUDAGraph | None, Metrics | None]:
         """A graph of `run` and the metrics that it writes; no graph elsewhere than on CUDA.
 
-        Libraries set themselves up in a run before it, whose changes are taken back.
+        Libraries set themselves up in a run of a whole cycle before it, whose changes are taken back.
         """
+        cycle = self._learner.algorithm.cycle
         saved = [(tensor, tensor.clone()) for tensor in (*self._update.state(), self._number)]
         try:
             if self._number.device.type != "cuda":
-                self.run(1, measure)
+                self.run(phase, cycle, measure)
                 return None, None
             stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                self.run(1, measure)
+                self.run(phase, cycle, measure)
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph):
-                metrics = self.run(updates, measure)
+                metrics = self.run(phase, updates, measure)
             return graph, metrics
         except torch.OutOfMemoryError:
             raise

@@ -1,13 +1,14 @@
 """The update of IQL without autograd: gradients are written out, products go into buffers that are kept.
 
-It computes what iql.algorithms.iql.IQL.update computes (tests/execution/test_paths.py compares them), for this
-project's own networks under Adam. With bfloat16 the products between hidden layers, the large ones, have that type;
-everything else stays float32.
+It computes what iql.algorithms.iql.IQL.update computes, with the losses of SQL, EQL and XQL as well
+(tests/execution/test_paths.py compares them), for this project's own networks under Adam. With bfloat16 the products
+between hidden layers, the large ones, have that type; everything else stays float32.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from iql.algorithms import losses
+from iql.algorithms.algorithm import Algorithm
 from iql.algorithms.diagnostics import iql_diagnostics
 from iql.algorithms.iql import IQL
 from iql.data.sampling import Batch
@@ -37,15 +39,12 @@ class IQLGradients:
     """
 
     def __init__(self, learner: Learner, members: range, batch_size: int, *, together: bool, streams: int = 1):
-        algorithm = learner.algorithm
-        assert isinstance(algorithm, IQL)
-        self._learner, self._algorithm, self._policy_network = learner, algorithm, learner.networks["policy"]
-        self._size, self._count = batch_size, len(members)
         device, own = learner.device, slice(members.start, members.stop)
-        self._members = own
-        self._tau, self._beta, self._discount = algorithm.tau[own], algorithm.beta[own], algorithm.discount[own]
-        self._cap, polyak = algorithm.advantage_cap[own], algorithm.polyak[own]
-        copies = learner.flats["q"].copies
+        algorithm = self._algorithm = _of_members(learner.algorithm, own)
+        self._learner, self._policy_network, self._members = learner, learner.networks["policy"], own
+        self._noise = learner.noise.of(members)
+        self._size, self._count = batch_size, len(members)
+        polyak, copies = algorithm.polyak, learner.flats["q"].copies
         self._polyak = polyak.repeat_interleave(copies, 0) if together else float(polyak)
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         shared = Buffers(device) if streams == 1 and self._side is None else None
@@ -67,12 +66,13 @@ class IQLGradients:
         self._policy_observations = torch.zeros(
             self._count, batch_size, observation_dim, device=device
         )  # whose step may come later
-        shape = (self._count, copies if together else 1, batch_size, observation_dim + action_dim)
+        rows = batch_size * (1 + algorithm.further)  # of the target Q; of Q the first ones
+        shape = (self._count, copies if together else 1, rows, observation_dim + action_dim)
         self._pairs = [torch.zeros(*shape, device=device) for _ in range(1 if together else copies)]
         (self._v_both,) = passes("value", self._states)
         self._v = self._v_both.part.pass_of(self._observations, larger=self._v_both)
         (self._policy,) = passes("policy", self._policy_observations)
-        self.q = passes("q", *(pairs.flatten(0, 1) for pairs in self._pairs))
+        self.q = passes("q", *(pairs.flatten(0, 1)[:, :batch_size] for pairs in self._pairs))
         self.q_target = passes("q_target", *(pairs.flatten(0, 1) for pairs in self._pairs))
 
     def refresh(self) -> None:
@@ -86,10 +86,10 @@ class IQLGradients:
         adams = [each for each in self._learner.optimizers.values() if isinstance(each, PackAdam)]
         return weights + [tensor for adam in adams for tensor in adam.tensors()]
 
-    def update(self, batch: Batch, number: int | Tensor, measure: bool) -> Metrics | None:
-        """All stages of the members' update `number`, a tensor [] where a graph counts."""
+    def update(self, batch: Batch, number: int | Tensor, phase: int, measure: bool) -> Metrics | None:
+        """All stages of the members' update `number`, a tensor [] where a graph counts; each is of the same phase."""
         for part in range(len(self.q_target)):
-            self.load_pairs(batch, part)
+            self.load_pairs(batch, number, part)
             self.target(part)
         weights, target, measured = self.value(batch, measure)
         with self._on_side_stream():
@@ -114,32 +114,40 @@ class IQLGradients:
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
 
-    def load_pairs(self, batch: Batch, part: int) -> None:
+    def load_pairs(self, batch: Batch, number: int | Tensor, part: int) -> None:
         """What a part of the Q networks sees."""
-        pairs = self._pairs[part]
-        torch.cat([batch.observations, batch.actions], -1, out=pairs[:, 0])
-        for copy in range(1, pairs.shape[1]):
-            pairs[:, copy].copy_(pairs[:, 0])
+        pairs, size, further = self._pairs[part], self._size, self._algorithm.further
+        torch.cat([batch.observations, batch.actions], -1, out=pairs[:, 0, :size])
+        if further:
+            actions = self._algorithm.further_actions(batch.actions, self._noise.at(number))
+            torch.cat([batch.observations.repeat_interleave(further, 1), actions], -1, out=pairs[:, 0, size:])
+        for twin in range(1, pairs.shape[1]):
+            pairs[:, twin].copy_(pairs[:, 0])
 
     def target(self, part: int) -> None:
         self.q_target[part].forward()
 
     def value(self, batch: Batch, measure: bool) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """V's step; returns the policy's weights and Q's targets, [M, B], and what was measured."""
-        fresh, size = self._algorithm.fresh_value, self._size
+        algorithm, size, fresh = self._algorithm, self._size, self._algorithm.fresh_value
         torch.cat([batch.observations, batch.next_observations], 1, out=self._states)
-        if fresh:
-            v = self._v.forward().view(-1, size)
-        else:
-            v, next_v = self._v_both.forward().squeeze(-1).split(size, 1)
-        target_q, gradient = self._value_gradient(self._by_copy(self.q_target), v)
+        target_q = aim = self._smaller(self._by_copy(self.q_target))
+        if algorithm.further:
+            target_q, further_q = target_q[:, :size], target_q[:, size:]
+            aim = algorithm.value_targets(target_q, further_q)
         measured: dict[str, Any] = {}
-        if measure:
-            measured = {"v": v.clone(), "value_loss": losses.value_loss(target_q, v, self._tau)}
-        self._v.backward(gradient.unsqueeze(-1))
-        if measure:
-            measured["value"] = self._v.part.gradient_norms()
-        self._v.part.step()
+        for left in reversed(range(algorithm.value_updates)):
+            if fresh:
+                v = self._v.forward().view(-1, size)
+            else:
+                v, next_v = self._v_both.forward().squeeze(-1).split(size, 1)
+            gradient = self._value_gradient(aim, v)
+            if measure and left == 0:
+                measured = {"v": v.clone(), "value_loss": algorithm.value_loss(aim, v)}
+            self._v.backward(gradient.unsqueeze(-1))
+            if measure and left == 0:
+                measured["value"] = self._v.part.gradient_norms()
+            self._v.part.step()
         if fresh:
             v, next_v = self._v_both.forward().squeeze(-1).split(size, 1)
         advantage, weights, target = self._weigh(target_q, v, next_v, batch)
@@ -178,15 +186,16 @@ class IQLGradients:
         if not measured:
             return None
         q, mean, log_std = torch.stack(self._by_copy(self.q), 1), self._policy.output, measured["log_std"]
+        cap = self._algorithm.advantage_cap
         log_prob = losses.log_prob(mean, log_std, batch.actions)
         q_norms = torch.stack([measured[f"q{part}"] for part in range(len(self.q))])
         return self._learner.metrics(
             losses={
                 "value": measured["value_loss"],
-                "q": self._algorithm.q_loss_scale * losses.q_loss(q, target),
+                "q": self._algorithm.q_loss(q, target),
                 "policy": losses.policy_loss(weights, log_prob),
             },
-            recorded=iql_diagnostics(measured["v"], q, measured["advantage"], weights, self._cap, log_std),
+            recorded=iql_diagnostics(measured["v"], q, measured["advantage"], weights, cap, log_std),
             gradient_norms={
                 "value": measured["value"],
                 "q": torch.linalg.vector_norm(q_norms, dim=0),
@@ -197,26 +206,29 @@ class IQLGradients:
         )
 
     def _by_copy(self, passes: Sequence[Pass]) -> list[Tensor]:
-        """The output of each of the two Q, [M, B]."""
+        """The output of each of the two Q, [M, rows]."""
         if len(passes) > 1:
             return [each.output.view(1, -1) for each in passes]
-        return list(passes[0].output.view(self._count, 2, self._size).unbind(1))
+        return list(passes[0].output.view(self._count, 2, -1).unbind(1))
 
     def _part(
         self, flat: FlatParameters, rows: range, adam: PackAdam | None, buffers: Buffers, low: torch.dtype | None
     ) -> Part:
         return Part(flat, rows, adam, buffers, low)
 
-    def _value_gradient(self, both: Sequence[Tensor], v: Tensor) -> tuple[Tensor, Tensor]:
-        """The smaller of both Q and the gradient of V's loss, [M, B]."""
-        target_q = torch.minimum(both[0], both[1])
-        return target_q, losses.value_loss_gradient(target_q, v, self._tau)
+    def _smaller(self, both: Sequence[Tensor]) -> Tensor:
+        """The smaller of both Q, [M, rows]."""
+        return torch.minimum(both[0], both[1])
+
+    def _value_gradient(self, aim: Tensor, v: Tensor) -> Tensor:
+        """That of V's loss, [M, B]."""
+        return self._algorithm.value_loss_gradient(aim, v)
 
     def _weigh(self, target_q: Tensor, v: Tensor, next_v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Advantages, the policy's weights and Q's targets, [M, B]."""
         advantage = target_q - v
-        weights = losses.advantage_weights(advantage, self._beta, self._cap)
-        return advantage, weights, losses.q_target(batch.rewards, batch.masks, next_v, self._discount)
+        target = losses.q_target(batch.rewards, batch.masks, next_v, self._algorithm.discount)
+        return advantage, self._algorithm.policy_weights(advantage), target
 
     def _log_std(self) -> Tensor | None:
         """[M, 1, action_dim]."""
@@ -236,5 +248,15 @@ class IQLGradients:
 
     def _q_gradient(self, part: int, target: Tensor) -> Tensor:
         """That of the loss of a part of Q, as its output."""
-        gradient = losses.q_loss_gradient(self.q[part].output.view(self._count, -1, self._size), target)
-        return gradient.mul_(self._algorithm.q_loss_scale).view(-1, self._size, 1)
+        q = self.q[part].output.view(self._count, -1, self._size)
+        return self._algorithm.q_loss_gradient(q, target).view(-1, self._size, 1)
+
+
+def _of_members(algorithm: Algorithm, members: slice) -> IQL:
+    """The algorithm with the hyperparameters of some members."""
+    assert isinstance(algorithm, IQL)
+    own = copy.copy(algorithm)
+    for name, value in vars(algorithm).items():
+        if isinstance(value, Tensor):
+            setattr(own, name, value[members])
+    return own

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iql.learner.optimizers import PackAdam
 from iql.learner.parameters import FlatParameters
+from iql.networks.mlp import LAYER_NORM_EPSILON
 
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
@@ -49,7 +50,13 @@ class Part:
         self.kernels, self.kernel_gradients = parameters[0:layers:2], gradients[0:layers:2]
         self.biases = [bias.unsqueeze(1) for bias in parameters[1:layers:2]]
         self.bias_gradients = [bias.unsqueeze(1) for bias in gradients[1:layers:2]]
-        self.others, self.other_gradients = parameters[layers:], gradients[layers:]
+        self.layer_norm = flat.layer_norm
+        norms = layers + 2 * (flat.depth - 1 if flat.layer_norm else 0)
+        self.norm_scales = [scale.unsqueeze(1) for scale in parameters[layers:norms:2]]
+        self.norm_biases = [bias.unsqueeze(1) for bias in parameters[layers + 1 : norms : 2]]
+        self.norm_scale_gradients = [scale.unsqueeze(1) for scale in gradients[layers:norms:2]]
+        self.norm_bias_gradients = [bias.unsqueeze(1) for bias in gradients[layers + 1 : norms : 2]]
+        self.others, self.other_gradients = parameters[norms:], gradients[norms:]
         self.buffers, self.low = buffers, low
         large = range(1, flat.depth - 1) if low else ()
         self.low_kernels = {i: self.kernels[i].to(low) for i in large}
@@ -83,8 +90,33 @@ class Part:
         return torch.linalg.vector_norm(self._by_member, dim=1)
 
 
+class Norm:
+    """Layer normalisation of a hidden layer of a part, in whatever pass came last."""
+
+    def __init__(self, part: Part, layer: int):
+        self._scale, self._bias = part.norm_scales[layer], part.norm_biases[layer]
+        self._scale_gradient, self._bias_gradient = part.norm_scale_gradients[layer], part.norm_bias_gradients[layer]
+        self._last: tuple[Tensor, ...] = ()
+
+    def forward(self, x: Tensor, output: Tensor) -> None:
+        normalized, mean, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, LAYER_NORM_EPSILON)
+        self._last = x, normalized, mean, inverse
+        torch.addcmul(self._bias, normalized, self._scale, out=output)
+
+    def backward(self, gradient: Tensor) -> None:
+        """From the gradient of the output to that of x, in place."""
+        x, normalized, mean, inverse = (each[:, : gradient.shape[1]].contiguous() for each in self._last)
+        torch.sum(gradient, 1, keepdim=True, out=self._bias_gradient)
+        torch.sum(gradient * normalized, 1, keepdim=True, out=self._scale_gradient)
+        gradient.mul_(self._scale)
+        rest = (x.shape[-1:], mean, inverse, None, None, [True, False, False])
+        gradient.copy_(torch.ops.aten.native_layer_norm_backward(gradient, x, *rest)[0])
+
+
 class Pass:
     """The forward pass of a part from an input buffer x [G, B, in] to `output` [G, B, out], and its backward pass.
+
+    No network has both dropout and layer normalisation after ReLU, whose zeros would not be those of ReLU.
 
     All views are made once, in the constructor, so that an update takes no time for them.
     """
@@ -99,6 +131,15 @@ class Pass:
             self.outputs = [*hidden, torch.zeros(groups, batch, widths[-1], device=x.device)]
         else:
             self.outputs = [output[:, :batch] for output in larger.outputs]
+        self.products = self.outputs
+        """What a layer's product goes into: with layer normalisation not the layer's output."""
+        self.norms: list[Norm] = []
+        if part.layer_norm and larger is None:
+            self.products = [take(f"product {i}", groups, batch, width) for i, width in enumerate(widths[:-1])]
+            self.products.append(self.outputs[-1])
+            self.norms = [Norm(part, i) for i in range(depth - 1)]
+        elif larger is not None:
+            self.products, self.norms = [product[:, :batch] for product in larger.products], larger.norms
         self.output = self.outputs[-1]
         self.inputs = [x, *self.outputs[:-1]]
         self._transposed_inputs = [each.mT for each in self.inputs]
@@ -121,7 +162,7 @@ class Pass:
         """The output; masks as in MLP.forward."""
         part = self.part
         for i, (bias, x, kernel, output) in enumerate(
-            zip(part.biases, self.inputs, part.kernels, self.outputs, strict=True)
+            zip(part.biases, self.inputs, part.kernels, self.products, strict=True)
         ):
             if i in self._low:
                 low_x, low_output = self._low[i]
@@ -130,9 +171,15 @@ class Pass:
             else:
                 torch.baddbmm(bias, x, kernel, out=output)
             if i < self._last:
-                output.relu_()
+                if part.layer_norm == "before":
+                    self.norms[i].forward(output, self.outputs[i])
+                    self.outputs[i].relu_()
+                else:
+                    output.relu_()
+                if part.layer_norm == "after":
+                    self.norms[i].forward(output, self.outputs[i])
                 if masks is not None:
-                    output.mul_(masks[i])
+                    self.outputs[i].mul_(masks[i])
         return self.output
 
     def backward(self, gradient: Tensor, dropout: float | None = None) -> None:
@@ -143,10 +190,15 @@ class Pass:
         self._outer(gradient, self._transposed_kernels[last], out=self.gradients[last - 1])
         for i in range(last - 1, -1, -1):
             gradient = self.gradients[i]
-            # What was dropped is 0 after ReLU too, what was kept was scaled.
-            _relu_backward(gradient, self.outputs[i], 0, grad_input=gradient)
             if dropout:
                 gradient.mul_(1 / (1 - dropout))
+            if part.layer_norm == "after":
+                self.norms[i].backward(gradient)
+            # What was dropped is 0 after ReLU too, what was kept was scaled.
+            rectified = self.products[i] if part.layer_norm == "after" else self.outputs[i]
+            _relu_backward(gradient, rectified, 0, grad_input=gradient)
+            if part.layer_norm == "before":
+                self.norms[i].backward(gradient)
             torch.sum(gradient, 1, keepdim=True, out=part.bias_gradients[i])
             if i in self._low:
                 low_x, low_gradient = self._low[i]

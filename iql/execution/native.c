@@ -249,14 +249,71 @@ static void product(int bf16, int m, int n, int k, const float *a, int a_turned,
     }
 }
 
-/* One perceptron with its buffers; native.py fills it. inputs, gradients: of each layer [batch, its width]. Kernels
-   are [in, out], the last one [out, in]; of `bf16`, the products between hidden layers are taken in bfloat16. */
+/* One perceptron with its buffers; native_iql.py fills it. inputs, gradients: of each layer [batch, its width]. Kernels
+   are [in, out], the last one [out, in]; of `bf16`, the products between hidden layers are taken in bfloat16.
+
+   norm: where hidden layers are normalised, before or after ReLU. Then products hold what goes into that, normalized
+   [batch, width] what has mean 0 and variance 1, and inverses [batch] what it was multiplied by; normalised before
+   ReLU, products and normalized are the same. */
 struct pass {
-    int64_t depth, batch, bf16;
+    int64_t depth, batch, bf16, norm;
     const int64_t *widths; /* depth + 1 */
     float **inputs, **kernels, **biases, **gradients, **kernel_gradients, **bias_gradients;
+    float **norm_scales, **norm_biases, **norm_scale_gradients, **norm_bias_gradients;
+    float **products, **normalized, **inverses;
     float *output, *scratch;
 };
+
+enum { NO_NORM, BEFORE_RELU, AFTER_RELU };
+#define LAYER_NORM_EPSILON 1e-6f
+
+/* output [m, n] = normalized * scale + shift, and ReLU of it with `rectify`. x: what is normalised, or NULL where it is
+   normalized + bias. */
+static void normalize(int m, int n, const float *restrict x, const float *restrict bias, const float *restrict scale,
+                      const float *restrict shift, int rectify, float *restrict normalized, float *restrict inverses,
+                      float *restrict output) {
+    for (int i = 0; i < m; i++) {
+        float *restrict const own = normalized + (size_t)i * n, *restrict const out = output + (size_t)i * n;
+        float sum = 0, squares = 0;
+        if (x)
+            for (int j = 0; j < n; j++) own[j] = x[(size_t)i * n + j], sum += own[j];
+        else
+            for (int j = 0; j < n; j++) own[j] += bias[j], sum += own[j];
+        const float mean = sum / n;
+        for (int j = 0; j < n; j++) own[j] -= mean, squares += own[j] * own[j];
+        const float inverse = inverses[i] = 1 / sqrtf(squares / n + LAYER_NORM_EPSILON);
+        for (int j = 0; j < n; j++) {
+            own[j] *= inverse;
+            const float y = own[j] * scale[j] + shift[j];
+            out[j] = rectify && y <= 0 ? 0 : y;
+        }
+    }
+}
+
+/* gradient [m, n] of the output becomes that of what was normalised. rectified: NULL, or the output of the ReLU before
+   it; then that is gone through, too, and shift_gradient is summed, which else the caller has done. */
+static void normalize_gradient(int m, int n, const float *restrict normalized, const float *restrict inverses,
+                               const float *restrict scale, const float *restrict rectified, float *restrict gradient,
+                               float *restrict scale_gradient, float *restrict shift_gradient,
+                               float *restrict bias_gradient) {
+    for (int i = 0; i < m; i++) {
+        const float *restrict const own = normalized + (size_t)i * n;
+        float *restrict const g = gradient + (size_t)i * n;
+        float sum = 0, along = 0;
+        if (rectified)
+            for (int j = 0; j < n; j++) shift_gradient[j] += g[j];
+        for (int j = 0; j < n; j++) {
+            scale_gradient[j] += g[j] * own[j];
+            g[j] *= scale[j];
+            sum += g[j], along += g[j] * own[j];
+        }
+        const float mean = sum / n, slope = along / n, inverse = inverses[i];
+        for (int j = 0; j < n; j++) g[j] = (g[j] - mean - own[j] * slope) * inverse;
+        if (rectified)
+            for (int j = 0; j < n; j++) g[j] = rectified[(size_t)i * n + j] <= 0 ? 0 : g[j];
+        for (int j = 0; j < n; j++) bias_gradient[j] += g[j];
+    }
+}
 
 /* masks: NULL, or by hidden layer what its output is multiplied by. */
 void forward(const struct pass *p, const float *const *masks) {
@@ -264,8 +321,12 @@ void forward(const struct pass *p, const float *const *masks) {
     for (int i = 0; i < last; i++) {
         const int k = p->widths[i], n = p->widths[i + 1];
         float *const output = p->inputs[i + 1];
-        product(p->bf16 && i > 0, m, n, k, p->inputs[i], 0, p->kernels[i], 0, output,
-                (struct end){.kind = RELU, .bias = p->biases[i]}, p->scratch);
+        const struct end end = {.kind = p->norm == BEFORE_RELU ? PLAIN : RELU, .bias = p->biases[i]};
+        product(p->bf16 && i > 0, m, n, k, p->inputs[i], 0, p->kernels[i], 0, p->norm ? p->products[i] : output, end,
+                p->scratch);
+        if (p->norm)
+            normalize(m, n, p->norm == AFTER_RELU ? p->products[i] : NULL, p->biases[i], p->norm_scales[i],
+                      p->norm_biases[i], p->norm == BEFORE_RELU, p->normalized[i], p->inverses[i], output);
         if (masks)
             for (size_t j = 0; j < (size_t)m * n; j++) output[j] *= masks[i][j];
     }
@@ -283,16 +344,29 @@ static void zero(float *x, size_t size) {
     for (size_t i = 0; i < size; i++) x[i] = 0;
 }
 
+/* From the gradient of a hidden layer's output, and after ReLU where that comes last, to that of its product. */
+static void through_norm(const struct pass *p, int layer) {
+    if (p->norm)
+        normalize_gradient(p->batch, p->widths[layer + 1], p->normalized[layer], p->inverses[layer],
+                           p->norm_scales[layer], p->norm == AFTER_RELU ? p->products[layer] : NULL,
+                           p->gradients[layer], p->norm_scale_gradients[layer], p->norm_bias_gradients[layer],
+                           p->bias_gradients[layer]);
+}
+
 /* gradient: of the output, [batch, out]. scale: of what passes through a hidden layer. */
 void backward(const struct pass *p, const float *gradient, float scale) {
     const int m = p->batch, last = p->depth - 1, outputs = p->widths[last + 1], hidden = p->widths[last];
     float *const kernel_gradient = p->kernel_gradients[last], *const bias_gradient = p->bias_gradients[last];
-    for (int i = 0; i < last; i++) zero(p->bias_gradients[i], p->widths[i + 1]);
+    float **const shift_gradients = p->norm ? p->norm_bias_gradients : p->bias_gradients; /* of what goes into ReLU */
+    for (int i = 0; i < last; i++) {
+        zero(p->bias_gradients[i], p->widths[i + 1]);
+        if (p->norm) zero(p->norm_scale_gradients[i], p->widths[i + 1]), zero(p->norm_bias_gradients[i], p->widths[i + 1]);
+    }
     zero(bias_gradient, outputs);
     zero(kernel_gradient, (size_t)outputs * hidden);
     for (int i = 0; i < m; i++) { /* few outputs: one pass over rows does it all */
         const float *const x = p->inputs[last] + (size_t)i * hidden;
-        float *const back = p->gradients[last - 1] + (size_t)i * hidden, *const sum = p->bias_gradients[last - 1];
+        float *const back = p->gradients[last - 1] + (size_t)i * hidden, *const sum = shift_gradients[last - 1];
         zero(back, hidden);
         for (int o = 0; o < outputs; o++) {
             const float g = gradient[i * outputs + o], *const kernel = p->kernels[last] + (size_t)o * hidden;
@@ -300,15 +374,19 @@ void backward(const struct pass *p, const float *gradient, float scale) {
             bias_gradient[o] += g;
             for (int j = 0; j < hidden; j++) own[j] += g * x[j], back[j] += g * kernel[j];
         }
+        if (p->norm == AFTER_RELU) continue;
         for (int j = 0; j < hidden; j++) back[j] = x[j] <= 0 ? 0 : back[j] * scale, sum[j] += back[j];
     }
+    through_norm(p, last - 1);
     for (int i = last - 1; i >= 0; i--) {
         const int k = p->widths[i], n = p->widths[i + 1], bf16 = p->bf16 && i > 0;
         product(bf16, k, n, m, p->inputs[i], 1, p->gradients[i], 0, p->kernel_gradients[i],
                 (struct end){.kind = PLAIN}, p->scratch);
         if (i == 0) break;
-        const struct end end = {RELU_GRADIENT, .output = p->inputs[i], .scale = scale, .sum = p->bias_gradients[i - 1]};
+        struct end end = {RELU_GRADIENT, .output = p->inputs[i], .scale = scale, .sum = shift_gradients[i - 1]};
+        if (p->norm == AFTER_RELU) end = (struct end){.kind = PLAIN};
         product(bf16, m, k, n, p->gradients[i], 0, p->kernels[i], 1, p->gradients[i - 1], end, p->scratch);
+        through_norm(p, i - 1);
     }
 }
 
@@ -331,36 +409,88 @@ void follow(int64_t size, float *restrict target, const float *restrict weights,
     for (int64_t i = 0; i < size; i++) target[i] += toward * (weights[i] - target[i]);
 }
 
-/* The gradients of losses.py, for one member. */
+/* The gradients of losses.py and value_losses.py, for one member. */
 
-/* q = min(q1, q2); gradient: of the expectile loss, equation 5, with respect to v */
-void value_gradient(int64_t size, const float *q1, const float *q2, const float *v, double tau, float *q,
-                    float *gradient) {
+void smaller(int64_t size, const float *q1, const float *q2, float *q) {
+    for (int64_t i = 0; i < size; i++) q[i] = q1[i] <= q2[i] || isnan(q1[i]) ? q1[i] : q2[i];
+}
+
+/* Those of V's losses with respect to v [size]. q: [size], and of the Gumbel loss [size * (1 + further)], after the
+   first `size` rows `further` for each v. */
+
+void expectile_gradient(int64_t size, int64_t further, const float *q, const float *v, double tau, double unused,
+                        float *gradient) {
     const float below = (1 - tau) * -2 / size, above = tau * -2 / size;
     for (int64_t i = 0; i < size; i++) {
-        q[i] = q1[i] <= q2[i] || isnan(q1[i]) ? q1[i] : q2[i];
         const float difference = q[i] - v[i];
         gradient[i] = (difference < 0 ? below : above) * difference;
     }
 }
 
-/* The advantage, the policy's weights, equation 7, and what Q is regressed on, equation 6. */
+void sparse_gradient(int64_t size, int64_t further, const float *q, const float *v, double alpha, double unused,
+                     float *gradient) {
+    const float twice = 2 * alpha, factor = 1 / (alpha * size);
+    for (int64_t i = 0; i < size; i++) {
+        const float z = (q[i] - v[i]) / twice + 1;
+        gradient[i] = (1 - (z <= 0 ? 0 : z)) * factor;
+    }
+}
+
+static float greatest(float x, float y) { return x <= y ? y : x; } /* x where it is NaN */
+
+void exponential_gradient(int64_t size, int64_t further, const float *q, const float *v, double alpha, double max_clip,
+                          float *gradient) {
+    const float scale = alpha, clip = max_clip, factor = 1 / (alpha * size);
+    float offset = -1;
+    for (int64_t i = 0; i < size; i++) {
+        const float z = (q[i] - v[i]) / scale;
+        offset = greatest(z > clip ? clip : z, offset);
+    }
+    const float pushed = expf(-offset);
+    for (int64_t i = 0; i < size; i++) {
+        const float z = (q[i] - v[i]) / scale;
+        gradient[i] = (z >= clip ? pushed : pushed - expf(z - offset)) * factor;
+    }
+}
+
+void gumbel_gradient(int64_t size, int64_t further, const float *q, const float *v, double temperature,
+                     double max_clip, float *gradient) {
+    const int64_t rows = size * (1 + further);
+    const float scale = temperature, clip = max_clip, factor = 1 / (temperature * rows);
+    float offset = -1;
+    for (int64_t i = 0; i < rows; i++) {
+        const float z = (q[i] - v[i < size ? i : (i - size) / further]) / scale;
+        offset = greatest(z > clip ? clip : z, offset);
+    }
+    const float pushed = expf(-offset);
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t of = i < size ? i : (i - size) / further;
+        const float z = (q[i] - v[of]) / scale, own = z >= clip ? 0 : (pushed - expf(z - offset)) * factor;
+        gradient[of] = i < size ? own : gradient[of] + own;
+    }
+}
+
+/* The advantage, the policy's weights, and what Q is regressed on, equation 6. The weights are equation 7's, or with
+   `linear` the advantage itself where it is positive; at most `cap`. */
 void weigh(int64_t size, const float *q, const float *v, const float *next_v, const float *rewards,
-           const float *masks, double beta, double cap, double discount, float *advantage, float *weights,
-           float *target) {
+           const float *masks, int64_t linear, double beta, double cap, double discount, float *advantage,
+           float *weights, float *target) {
     const float temperature = beta, most = cap, gamma = discount;
     for (int64_t i = 0; i < size; i++) {
         advantage[i] = q[i] - v[i];
-        const float weight = expf(temperature * advantage[i]);
+        const float weight = !linear ? expf(temperature * advantage[i]) : advantage[i] <= 0 ? 0 : advantage[i];
         weights[i] = weight > most ? most : weight;
         target[i] = rewards[i] + gamma * masks[i] * next_v[i];
     }
 }
 
-/* q [size] of one network, scale: that of its loss */
-void q_gradient(int64_t size, const float *q, const float *target, double scale, float *gradient) {
-    const float factor = scale * 2 / size;
-    for (int64_t i = 0; i < size; i++) gradient[i] = (q[i] - target[i]) * factor;
+/* q [size] of one network. The error counts up to `limit`, beyond which the loss grows linearly. */
+void q_gradient(int64_t size, const float *q, const float *target, double by, double limit, float *gradient) {
+    const float factor = by, most = limit;
+    for (int64_t i = 0; i < size; i++) {
+        const float error = q[i] - target[i];
+        gradient[i] = (error > most ? most : error < -most ? -most : error) * factor;
+    }
 }
 
 /* Equation 7 with respect to what the mean [size, dim] is before tanh, if squash, and to log_std [dim], where it lies

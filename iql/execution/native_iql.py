@@ -1,4 +1,4 @@
-"""The update of IQL in C: the passes and gradients of native.c in place of torch's operations.
+"""The update of IQL, SQL, EQL and XQL in C: the passes and gradients of native.c in place of torch's operations.
 
 It computes what iql_gradients.py and mlp_passes.py compute, to the last bits or so (tests/execution/test_native.py),
 with less memory traffic between products, and without Python's lock, so that threads do not wait for each other.
@@ -9,11 +9,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from iql.algorithms.eql import EQL
+from iql.algorithms.iql import IQL
+from iql.algorithms.sql import SQL
+from iql.algorithms.xql import XQL
 from iql.data.sampling import Batch
 from iql.execution.iql_gradients import IQLGradients
 from iql.execution.mlp_passes import Buffers, Part, Pass
@@ -62,16 +67,37 @@ class NativePass(Pass):
     def __init__(self, part: NativePart, x: Tensor, larger: Pass | None = None):
         super().__init__(part, x, larger)
         self._library, batch = part.library, x.shape[1]
+        self._normalized: list[Tensor] = []
+        self._inverses: list[Tensor] = []
         widths = [x.shape[2], *(kernel.shape[2] for kernel in part.kernels)]
         wide, most = max(widths), max(batch, *widths)
         scratch = part.buffers.take("scratch", WIDTH * most + (wide + 6) * (batch + wide + 6))
         self._kept: list[Any] = [(c_int64 * len(widths))(*widths)]
         of_layers = (self.inputs, part.kernels, part.biases, self.gradients, part.kernel_gradients, part.bias_gradients)
         self._kept += [_pointers(tensors) for tensors in of_layers]
+        self._kept += [_pointers(tensors) for tensors in self._of_norms(part, batch, widths[1:-1], larger)]
         addresses = [ctypes.addressof(each) for each in self._kept]
+        norm = (None, "before", "after").index(part.layer_norm)
         self._struct = PassStruct(
-            len(part.kernels), batch, part.bf16, *addresses, self.output.data_ptr(), scratch.data_ptr()
+            len(part.kernels), batch, part.bf16, norm, *addresses, self.output.data_ptr(), scratch.data_ptr()
         )
+
+    def _of_norms(
+        self, part: NativePart, batch: int, widths: Sequence[int], larger: Pass | None
+    ) -> tuple[Sequence[Tensor], ...]:
+        """What layer normalisation reads and writes, in the order of struct pass; nothing is read without it."""
+        parameters = (part.norm_scales, part.norm_biases, part.norm_scale_gradients, part.norm_bias_gradients)
+        if not part.layer_norm:
+            return (*parameters, (), (), ())
+        if isinstance(larger, NativePass):
+            self._normalized, self._inverses = larger._normalized, larger._inverses  # of whatever pass came last
+        else:
+            take, layers = part.buffers.take, list(enumerate(widths))
+            self._normalized = self.products[:-1]
+            if part.layer_norm == "after":
+                self._normalized = [take(f"normalized {i}", 1, batch, width) for i, width in layers]
+            self._inverses = [take(f"inverse {i}", batch) for i, _ in layers]
+        return (*parameters, self.products[:-1], self._normalized, self._inverses)
 
     def forward(self, masks: Sequence[Tensor] | None = None) -> Tensor:
         self._library.forward(self._struct, _pointers(masks) if masks is not None else None)
@@ -81,33 +107,56 @@ class NativePass(Pass):
         self._library.backward(self._struct, gradient.data_ptr(), 1 / (1 - dropout) if dropout else 1.0)
 
 
+VALUE_GRADIENTS: dict[type, tuple[str, str, str]] = {
+    IQL: ("expectile_gradient", "tau", "tau"),
+    SQL: ("sparse_gradient", "alpha", "alpha"),
+    EQL: ("exponential_gradient", "alpha", "max_clip"),
+    XQL: ("gumbel_gradient", "loss_temperature", "max_clip"),
+}
+"""For each algorithm the gradient of V's loss in native.c, and the two settings that it is given."""
+
+
 class NativeIQL(IQLGradients):
     """The update of one member on a CPU. What it returns is not written to again: the other thread may be late."""
 
     def __init__(self, learner: Learner, members: range, batch_size: int, *, streams: int, library: Library):
         self._library = library
         super().__init__(learner, members, batch_size, together=False, streams=streams)
-        self._settings = [float(each) for each in (self._tau, self._beta, self._cap)]
-        self._discounted, self._scale = float(self._discount), float(self._algorithm.q_loss_scale)
-        self._of_v = torch.empty(1, batch_size)
-        self._of_q = [torch.empty(1, batch_size, 1) for _ in self.q]
-        self._of_mean = torch.empty(self._policy.output.shape)
+        own: Any = self._algorithm
+        function, *settings = VALUE_GRADIENTS[type(own)]
+        self._gradient_of_v = getattr(library, function)
+        self._of_value = [float(getattr(own, name)) for name in settings]
+        self._random = own.random_actions if isinstance(own, XQL) else 0
+        linear = isinstance(own, SQL)
+        temperature = 0.0 if linear else float(own.beta / own.alpha if isinstance(own, EQL) else own.beta)
+        self._of_weights = [linear, temperature, float(own.advantage_cap), float(own.discount)]
+        huber = isinstance(own, XQL)
+        self._of_error = (1 / batch_size, float(own.huber_delta)) if huber else (2 * own.q_loss_scale / batch_size, inf)
+        self._v_gradient = torch.empty(1, batch_size)
+        self._q_gradients = [torch.empty(1, batch_size, 1) for _ in self.q]
+        self._mean_gradient = torch.empty(self._policy.output.shape)
 
     def _part(
         self, flat: FlatParameters, rows: range, adam: PackAdam | None, buffers: Buffers, low: torch.dtype | None
     ) -> Part:
         return NativePart(flat, rows, adam, buffers, low, self._library)
 
-    def _value_gradient(self, both: Sequence[Tensor], v: Tensor) -> tuple[Tensor, Tensor]:
-        target_q, inputs = torch.empty_like(self._of_v), [each.data_ptr() for each in (*both, v)]
-        self._library.value_gradient(self._size, *inputs, self._settings[0], target_q.data_ptr(), self._of_v.data_ptr())
-        return target_q, self._of_v
+    def _smaller(self, both: Sequence[Tensor]) -> Tensor:
+        q = torch.empty_like(both[0])
+        self._library.smaller(q.numel(), *(each.data_ptr() for each in both), q.data_ptr())
+        return q
+
+    def _value_gradient(self, aim: Tensor, v: Tensor) -> Tensor:
+        gradient = self._v_gradient
+        inputs = (self._size, self._random, aim.data_ptr(), v.data_ptr())
+        self._gradient_of_v(*inputs, *self._of_value, gradient.data_ptr())
+        return gradient
 
     def _weigh(self, target_q: Tensor, v: Tensor, next_v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        advantage, weights, target = (torch.empty_like(target_q) for _ in range(3))
+        advantage, weights, target = (torch.empty_like(v) for _ in range(3))
         inputs = [each.data_ptr() for each in (target_q, v, next_v, batch.rewards, batch.masks)]
         outputs = [each.data_ptr() for each in (advantage, weights, target)]
-        self._library.weigh(self._size, *inputs, *self._settings[1:], self._discounted, *outputs)
+        self._library.weigh(self._size, *inputs, *self._of_weights, *outputs)
         return advantage, weights, target
 
     def _policy_gradient(self, weights: Tensor, mean: Tensor, actions: Tensor) -> Tensor:
@@ -115,15 +164,15 @@ class NativeIQL(IQLGradients):
         log_std, of_log_std = (part.others[0].data_ptr(), part.other_gradients[0].data_ptr()) if part.others else (0, 0)
         inputs = [each.data_ptr() for each in (weights, mean, actions)]
         ends = policy.log_std_range if part.others else (0.0, 0.0)
-        gradient = self._of_mean
+        gradient = self._mean_gradient
         self._library.policy_gradient(
             *(self._size, mean.shape[2], *inputs, bool(policy.squash), log_std, *ends, gradient.data_ptr(), of_log_std)
         )
         return gradient
 
     def _q_gradient(self, part: int, target: Tensor) -> Tensor:
-        gradient, q = self._of_q[part], self.q[part].output
-        self._library.q_gradient(self._size, q.data_ptr(), target.data_ptr(), self._scale, gradient.data_ptr())
+        gradient, q = self._q_gradients[part], self.q[part].output
+        self._library.q_gradient(self._size, q.data_ptr(), target.data_ptr(), *self._of_error, gradient.data_ptr())
         return gradient
 
 

@@ -25,6 +25,9 @@ FLAGS = (
 WIDTH = 32
 """At least the width of a tile in native.c."""
 
+VALUE_GRADIENTS = ("expectile_gradient", "sparse_gradient", "exponential_gradient", "gumbel_gradient")
+"""The functions for V's losses, which all take the same."""
+
 Library = ctypes.CDLL
 
 
@@ -36,9 +39,11 @@ class PassStruct(ctypes.Structure):
     """struct pass of native.c."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("depth", "batch", "bf16")),
+        *((name, c_int64) for name in ("depth", "batch", "bf16", "norm")),
         *((name, c_void_p) for name in ("widths", "inputs", "kernels", "biases", "gradients")),
-        *((name, c_void_p) for name in ("kernel_gradients", "bias_gradients", "output", "scratch")),
+        *((name, c_void_p) for name in ("kernel_gradients", "bias_gradients", "norm_scales", "norm_biases")),
+        *((name, c_void_p) for name in ("norm_scale_gradients", "norm_bias_gradients", "products", "normalized")),
+        *((name, c_void_p) for name in ("inverses", "output", "scratch")),
     )
 
 
@@ -122,9 +127,10 @@ def _declared(library: Library) -> Library:
         "backward": (POINTER(PassStruct), c_void_p, c_float),
         "adam": (c_int64, *[c_void_p] * 5, *[c_double] * 5),
         "follow": (c_int64, c_void_p, c_void_p, c_double),
-        "value_gradient": (c_int64, *[c_void_p] * 3, c_double, *[c_void_p] * 2),
-        "weigh": (c_int64, *[c_void_p] * 5, *[c_double] * 3, *[c_void_p] * 3),
-        "q_gradient": (c_int64, c_void_p, c_void_p, c_double, c_void_p),
+        "smaller": (c_int64, *[c_void_p] * 3),
+        **dict.fromkeys(VALUE_GRADIENTS, (c_int64, c_int64, c_void_p, c_void_p, c_double, c_double, c_void_p)),
+        "weigh": (c_int64, *[c_void_p] * 5, c_int64, *[c_double] * 3, *[c_void_p] * 3),
+        "q_gradient": (c_int64, c_void_p, c_void_p, c_double, c_double, c_void_p),
         "policy_gradient": (
             *(c_int64, c_int64, *[c_void_p] * 3),
             *(c_int64, c_void_p, c_double, c_double, c_void_p, c_void_p),

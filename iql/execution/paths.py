@@ -1,7 +1,7 @@
 """The choice of how a learner's updates are carried out.
 
 plain   eager.Eager, the algorithm's own update with autograd; on CUDA in graphs where it can be captured
-native  native_iql.NativeIQL, IQL on a CPU in C: each member on one thread; a member alone on two
+native  native_iql.NativeIQL, IQL, SQL, EQL and XQL on a CPU in C: each member on one thread; a member alone on two
 fused   iql_gradients.IQLGradients, the same with torch's operations; on CUDA of the whole pack in graphs, as "graphs"
 """
 
@@ -12,7 +12,10 @@ from typing import Protocol
 
 import torch
 
+from iql.algorithms.eql import EQL
 from iql.algorithms.iql import IQL
+from iql.algorithms.sql import SQL
+from iql.algorithms.xql import XQL
 from iql.data.sampling import Batches
 from iql.errors import UserError
 from iql.execution.eager import Eager
@@ -28,7 +31,8 @@ from iql.networks.mlp import PRODUCT_TYPES
 
 log = logging.getLogger(__name__)
 
-WRITTEN_OUT: dict[type, dict[str, type]] = {IQL: {"value": Value, "q": TwinQ, "policy": Policy}}
+_NETWORKS: dict[str, type] = {"value": Value, "q": TwinQ, "policy": Policy}
+WRITTEN_OUT: dict[type, dict[str, type]] = dict.fromkeys((IQL, SQL, EQL, XQL), _NETWORKS)
 """Algorithms whose gradients are written out, and the networks for which they are."""
 
 
@@ -54,6 +58,8 @@ def obstacle(learner: Learner) -> str | None:
     networks = WRITTEN_OUT.get(type(learner.algorithm))  # no subclass, whose update may be another one
     if networks is None:
         return f"algorithm is a {type(learner.algorithm).__name__}"
+    if isinstance(learner.algorithm, IQL) and learner.algorithm.extraction != "awr":
+        return f"algorithm.extraction is {learner.algorithm.extraction}"
     for name, kind in networks.items():
         if type(learner.networks[name]) is not kind:
             return f"network.{name} is a {type(learner.networks[name]).__name__}"

@@ -76,7 +76,7 @@ class MemberThreads:
                     return
                 for number in left[:_UPDATES_PER_TURN]:
                     batch = self._batches[member].at(number)
-                    results[member] = self._updates[member].update(batch, number, measure and number == numbers[-1])
+                    results[member] = self._updates[member].update(batch, number, 0, measure and number == numbers[-1])
                 if left[_UPDATES_PER_TURN:]:
                     waiting.append((member, left[_UPDATES_PER_TURN:]))
 

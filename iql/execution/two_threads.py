@@ -30,7 +30,7 @@ def on_two_threads(
         batch = batches.at(numbers[0])
         there.put(batch)
         for number in numbers:
-            update.load_pairs(batch, 0)
+            update.load_pairs(batch, number, 0)
             there.put("the first Q has its pairs and its weights")
             update.target(0)
             _receive(back)
@@ -54,7 +54,7 @@ def _second_thread(update: IQLGradients, numbers: range, there: SimpleQueue[Any]
     try:
         for number in numbers:
             batch = _receive(there)
-            update.load_pairs(batch, 1)
+            update.load_pairs(batch, number, 1)
             update.target(1)
             back.put("the second target")
             _receive(there)

@@ -49,12 +49,13 @@ def expand(overrides: Sequence[str], conf: Path) -> list[Cell]:
         loader = GlobalHydra.instance().config_loader()
         parser = OverridesParser.create(config_loader=loader)
         choices = [_choices(parser, override) for override in parser.parse_overrides(list(overrides))]
+        known: dict[tuple[str, ...], DictConfig] = {}
         composed: dict[tuple[str, ...], tuple[DictConfig, Settings]] = {}
         cells = []
         for combination in itertools.product(*choices):
             structure = tuple(each.text for each in combination if not each.plain)
             if structure not in composed:
-                composed[structure] = _composed(structure, [each.text for each in combination])
+                composed[structure] = _composed(structure, [each.text for each in combination], known)
             config, defaults = composed[structure]
             own = copy.deepcopy(config)
             for each in combination:
@@ -101,16 +102,26 @@ def _choice(override: Override, text: str) -> _Choice:
     return _Choice(text, name, override.value() if plain else None, plain)
 
 
-def _composed(structure: Sequence[str], whole: Sequence[str]) -> tuple[DictConfig, Settings]:
+def _composed(
+    structure: Sequence[str], whole: Sequence[str], known: dict[tuple[str, ...], DictConfig]
+) -> tuple[DictConfig, Settings]:
     """A combination of group choices, composed, and the configuration that its runs are named by.
 
     The first command with that structure is composed whole, so that Hydra itself reports a wrong override.
+    known: what has been composed, by its overrides.
     """
-    compose("config", list(whole))
-    config = compose("config", list(structure))
+
+    def once(overrides: Sequence[str]) -> DictConfig:
+        key = tuple(overrides)
+        if key not in known:
+            known[key] = compose("config", list(key))
+        return known[key]
+
+    once(whole)
+    config = once(structure)
     choices = dict(text.split("=", 1) for text in structure if text.startswith(("env=", "algorithm=")))
     target = current(OmegaConf.to_container(config.algorithm, resolve=False))
-    return config, read(compose("config", reference({"algorithm": target}, choices)))[0]
+    return config, read(once(reference({"algorithm": target}, choices)))[0]
 
 
 def _check_distinct(cells: Sequence[Cell]) -> None:

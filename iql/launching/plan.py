@@ -176,7 +176,7 @@ def _pack_is_running(pack: Sequence[PlannedRun], known: Mapping[str, Run], statu
 
 def _split(group: list[PlannedRun], launcher: Launcher) -> list[list[PlannedRun]]:
     settings, task = group[0].run.settings, group[0].task
-    member = member_bytes(**widths(settings, task), batch_size=settings["batch_size"])
+    member = member_bytes(settings, widths(settings, task))
     node = settings["env"]
     rows = node.get("rows") or node.get("made_rows") or DEFAULT_ROWS
     data = FLOAT * rows * (2 * task.observation_dim + task.action_dim + 2)

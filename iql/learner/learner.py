@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from iql.algorithms.algorithm import Algorithm
-from iql.data.random_streams import keys, normal
 from iql.data.sampling import Batch
+from iql.learner.noise import Noise
 from iql.learner.optimizers import MemberOptimizers, PackAdam, adam_settings
 from iql.learner.parameters import FlatParameters
 from iql.learner.schedules import SCHEDULES, rate_factor
@@ -75,25 +74,30 @@ class Learner:
                 self.optimizers[name] = MemberOptimizers(optimizer, flat, self.lr)
             else:
                 self.optimizers[name] = PackAdam(flat, self.lr, settings)
-        self.noise_keys: dict[str, Tensor] = {}
+        self.noise = Noise(self.seeds, self.device)
         self.frozen = {name: _without_gradients(network) for name, network in self.networks.items()}
 
-    def update(self, batch: Batch, number: int | Tensor, measure: bool = False) -> Metrics | None:
+    def update(self, batch: Batch, number: int | Tensor, phase: int, measure: bool = False) -> Metrics | None:
         """Update `number`, counted from 0, with autograd; a tensor [] in a CUDA graph, which counts on the device.
 
-        Returns the update's metrics, [M] each, if `measure`. Nothing is synchronised to the host.
+        phase: the number modulo the algorithm's cycle. Returns the update's metrics, [M] each, if `measure`. Nothing is
+        synchronised to the host.
         `update_count` is advanced by the caller.
         """
         for network in self.networks.values():
             if isinstance(network, Lifted | Policy):
                 network.update_number = number
-        step = _Step(self, batch, number, measure)
+        step = _Step(self, batch, number, phase, measure)
         self.algorithm.update(step)
         return step.metrics() if measure else None
 
+    def phase(self, number: int) -> int:
+        """The place of an update in the algorithm's cycle."""
+        return number % self.algorithm.cycle
+
     def rate_factor(self, name: str, number: int | Tensor) -> float | Tensor:
         """What the learning rate of a network is multiplied by in update `number`."""
-        return rate_factor(self.schedules[name], number, self.updates)
+        return self.algorithm.lr_factors.get(name, 1.0) * rate_factor(self.schedules[name], number, self.updates)
 
     def metrics(
         self,
@@ -167,11 +171,13 @@ class Learner:
 class _Step:
     """One update with autograd, as iql.algorithms.algorithm.Step describes it."""
 
-    def __init__(self, learner: Learner, batch: Batch, number: int | Tensor, measured: bool):
+    def __init__(self, learner: Learner, batch: Batch, number: int | Tensor, phase: int, measured: bool):
         self._learner, self._number = learner, number
-        self.batch, self.measured = batch, measured
+        self.batch, self.phase, self.measured = batch, phase, measured
         self.networks, self.frozen = learner.networks, learner.frozen
         self.targets = {name: learner.frozen[f"{name}_target"] for name in learner.algorithm.targets}
+        noise = learner.noise.at(number)
+        self.normal, self.uniform = noise.normal, noise.uniform
         self._losses: Metrics = {}
         self._norms: Metrics = {}
         self._recorded: Metrics = {}
@@ -180,8 +186,6 @@ class _Step:
         learner = self._learner
         if loss.shape != (len(learner.seeds),):
             raise ValueError(f"the loss of {name} must be [members], one number a member, not {list(loss.shape)}")
-        if name in self._losses:
-            raise ValueError(f"{name} is minimized twice in one update; add up its losses")
         self._losses[name] = loss.detach()
         # A loss may leave a parameter out, as that of the mean alone does a log std: its gradient is 0.
         gradients = torch.autograd.grad(loss.sum(), learner.flats[name].parameters, materialize_grads=True)
@@ -199,16 +203,10 @@ class _Step:
         for name, metric in metrics.items():
             if not isinstance(metric, Tensor) or metric.shape != (len(self._learner.seeds),):
                 raise ValueError(f"the metric {name} must be a tensor [members], one number a member")
-            if name in self._recorded or name.endswith(("_loss", "_lr")) or name.startswith("grad_norm_"):
+            taken = {f"{network}_loss" for network in self._losses} | self._recorded.keys()
+            if name in taken or name.endswith("_lr") or name.startswith("grad_norm_"):
                 raise ValueError(f"the metric {name} is recorded already; use another name")
         self._recorded |= metrics
-
-    def noise(self, name: str, *shape: int) -> Tensor:
-        learner, count = self._learner, math.prod(shape)
-        if name not in learner.noise_keys:
-            learner.noise_keys[name] = keys(learner.seeds, f"noise/{name}", learner.device)
-        counters = torch.arange(count, device=learner.device) + self._number * count
-        return normal(learner.noise_keys[name], counters).view(-1, *shape)
 
     def metrics(self) -> Metrics:
         return self._learner.metrics(self._losses, self._recorded, self._norms, self._number)

@@ -21,8 +21,9 @@ class FlatParameters:
     Of a row the first `size` numbers are parameters; the others, fewer than 32, are 0.
 
     The module's parameters become views of `rows`, in which those of a perceptron stand first, kernel and bias of each
-    layer, then what else the module learns. The last kernel lies transposed, [out, in]: with so few columns products
-    are up to ten times faster that way. depth: the perceptron's layers; 0 for a module that is none.
+    layer, then scale and bias of each layer's normalisation, then what else the module learns. The last kernel lies
+    transposed, [out, in]: with so few columns products are up to ten times faster that way. depth: the perceptron's
+    layers, 0 for a module that is none. layer_norm: where its hidden layers are normalised, as in MLP.
     """
 
     def __init__(self, module: nn.Module):
@@ -30,9 +31,12 @@ class FlatParameters:
         self.parameters = list(module.parameters())
         """In the module's order, which is also that of saved optimizer states."""
         layers: list[nn.Parameter] = []
+        norms: list[nn.Parameter] = []
         if isinstance(net, MLP):
             layers = [p for pair in zip(net.kernels, net.biases, strict=True) for p in pair]
-        parameters = layers + [p for p in self.parameters if all(p is not layer for layer in layers)]
+            norms = [p for pair in zip(net.norm_scales, net.norm_biases, strict=True) for p in pair]
+        of_layers = layers + norms
+        parameters = of_layers + [p for p in self.parameters if all(p is not own for own in of_layers)]
         self._order = [next(i for i, p in enumerate(self.parameters) if p is own) for own in parameters]
         if len({p.dtype for p in parameters}) > 1:
             raise ValueError(f"the parameters of a {type(module).__name__} must all be of one type")
@@ -41,6 +45,7 @@ class FlatParameters:
         if all(p.shape[1:2] == (copies,) for p in parameters):
             self.copies = copies
         self.depth = len(layers) // 2 if self.copies == copies else 0
+        self.layer_norm = net.layer_norm if isinstance(net, MLP) and self.depth else None
         lead = (self.members,) if self.copies == 1 else (self.members, self.copies)
         self._shapes = [p.shape[len(lead) :] for p in parameters]
         self._transposed = 2 * (self.depth - 1) if self.depth else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from iql.networks.dropout import DropoutMasks
-from iql.networks.mlp import MLP, chosen
+from iql.networks.mlp import MLP
 
 
 class Policy(nn.Module):
@@ -37,9 +37,9 @@ class Policy(nn.Module):
     ):
         super().__init__()
         self.net = MLP([observation_dim, *hidden_dims, action_dim], seeds, ["policy"], initialization)
-        gaussian = chosen(distribution, "gaussian", "deterministic")
+        gaussian = _chosen(distribution, "gaussian", "deterministic")
         self.log_std = nn.Parameter(torch.zeros(len(seeds), action_dim)) if gaussian else None
-        self.squash = chosen(mean, "tanh", "linear")
+        self.squash = _chosen(mean, "tanh", "linear")
         self.dropout = DropoutMasks(dropout, hidden_dims, seeds) if dropout else None
         self.log_std_range = tuple(log_std_range)
 
@@ -50,3 +50,10 @@ class Policy(nn.Module):
         mean = self.net(observations, masks)
         log_std = None if self.log_std is None else self.log_std.clamp(*self.log_std_range).unsqueeze(1)
         return torch.tanh(mean) if self.squash else mean, log_std
+
+
+def _chosen(value: str, yes: str, no: str) -> bool:
+    """Whether `value` is `yes`. Raises ValueError unless it is one of the two."""
+    if value not in (yes, no):
+        raise ValueError(f"must be {yes} or {no}, got {value!r}")
+    return value == yes

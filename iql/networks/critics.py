@@ -15,9 +15,16 @@ class Value(nn.Module):
 
     member_axis = True
 
-    def __init__(self, observation_dim: int, seeds: Sequence[int], hidden_dims: Sequence[int], initialization: str):
+    def __init__(
+        self,
+        observation_dim: int,
+        seeds: Sequence[int],
+        hidden_dims: Sequence[int],
+        initialization: str,
+        layer_norm: str | None = None,
+    ):
         super().__init__()
-        self.net = MLP([observation_dim, *hidden_dims, 1], seeds, ["value"], initialization)
+        self.net = MLP([observation_dim, *hidden_dims, 1], seeds, ["value"], initialization, layer_norm)
 
     def forward(self, observations: Tensor) -> Tensor:
         return self.net(observations).squeeze(-1)
@@ -35,10 +42,11 @@ class TwinQ(nn.Module):
         seeds: Sequence[int],
         hidden_dims: Sequence[int],
         initialization: str,
+        layer_norm: str | None = None,
     ):
         super().__init__()
         widths = [observation_dim + action_dim, *hidden_dims, 1]
-        self.net = MLP(widths, seeds, ["q1", "q2"], initialization)
+        self.net = MLP(widths, seeds, ["q1", "q2"], initialization, layer_norm)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         return self.net(torch.cat([observations, actions], -1)).squeeze(-1)

@@ -7,34 +7,52 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from iql.data.random_streams import key
+from iql.networks.initialization import draw_layers
 
 PRODUCT_TYPES = {"float32": None, "ieee": None, "bf16": torch.bfloat16}
 """The type of the large products by the setting `precision`; None: that of the weights."""
+
+
+LAYER_NORM_EPSILON = 1e-6
+"""What layer normalisation adds to the variance: flax's number, that of the implementations in JAX."""
 
 
 class MLP(nn.Module):
     """`copies` perceptrons with ReLU for each of M members, as one batched product a layer.
 
     Input [M, B, widths[0]], output [M, B, widths[-1]] for one copy, [M, copies, B, widths[-1]] for more.
-    Kernels are [M, (copies,) in, out]. `initialization`: orthogonal (gain √2 on every layer, zero biases:
-    the authors') or pytorch (uniform within ±1/√in, biases too: gwthomas, CORL).
+    Kernels are [M, (copies,) in, out]. `initialization`: a name of initialization.INITIALIZATIONS. layer_norm: whether
+    hidden layers are normalised, "before" their ReLU (SQL, XQL) or "after" it (ReBRAC), or None.
     Weights are drawn on the CPU from (seed, name), so a pack does not change them. product_dtype: the type of the
     products between hidden layers, the large ones, or None for that of the weights.
     """
 
     product_dtype: torch.dtype | None = None
 
-    def __init__(self, widths: Sequence[int], seeds: Sequence[int], names: Sequence[str], initialization: str):
+    def __init__(
+        self,
+        widths: Sequence[int],
+        seeds: Sequence[int],
+        names: Sequence[str],
+        initialization: str,
+        layer_norm: str | None = None,
+    ):
         super().__init__()
-        self.copies = len(names)
-        drawn = [[_draw_layers(widths, seed, name, initialization) for name in names] for seed in seeds]
+        if layer_norm not in (None, "before", "after"):
+            raise ValueError(f"layer_norm must be before, after or null, got {layer_norm!r}")
+        self.copies, self.layer_norm = len(names), layer_norm
+        drawn = [[draw_layers(widths, seed, name, initialization) for name in names] for seed in seeds]
         self.kernels = nn.ParameterList()
         self.biases = nn.ParameterList()
         for layer in range(len(widths) - 1):
             for parameters, part in ((self.kernels, 0), (self.biases, 1)):
                 stacked = torch.stack([torch.stack([copy[layer][part] for copy in member]) for member in drawn])
                 parameters.append(nn.Parameter(stacked.squeeze(1) if self.copies == 1 else stacked))
+        self.norm_scales = nn.ParameterList()
+        self.norm_biases = nn.ParameterList()
+        for bias in self.biases[:-1] if layer_norm else ():
+            self.norm_scales.append(nn.Parameter(torch.ones_like(bias)))
+            self.norm_biases.append(nn.Parameter(torch.zeros_like(bias)))
 
     def forward(self, x: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
         """masks: what each hidden layer's output is multiplied by (dropout), [M, B, width] each."""
@@ -51,28 +69,15 @@ class MLP(nn.Module):
             else:
                 x = torch.baddbmm(bias, x, kernel)
             if layer < last:
+                if self.layer_norm == "before":
+                    x = self._normalized(layer, x)
                 x = torch.relu(x)
+                if self.layer_norm == "after":
+                    x = self._normalized(layer, x)
                 if masks is not None:
                     x = x * masks[layer]
         return x if self.copies == 1 else x.view(members, self.copies, batch, -1)
 
-
-def _draw_layers(widths: Sequence[int], seed: int, name: str, initialization: str) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(key(seed, f"initialization/{name}"))
-    layers = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
-        kernel, bias = torch.empty(fan_in, fan_out), torch.zeros(fan_out)
-        if chosen(initialization, "orthogonal", "pytorch"):
-            nn.init.orthogonal_(kernel, gain=2**0.5, generator=generator)
-        else:
-            for parameter in (kernel, bias):
-                nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-        layers.append((kernel, bias))
-    return layers
-
-
-def chosen(value: str, yes: str, no: str) -> bool:
-    """Whether `value` is `yes`. Raises ValueError unless it is one of the two."""
-    if value not in (yes, no):
-        raise ValueError(f"must be {yes} or {no}, got {value!r}")
-    return value == yes
+    def _normalized(self, layer: int, x: Tensor) -> Tensor:
+        scale, bias = (each[layer].flatten(0, -2).unsqueeze(1) for each in (self.norm_scales, self.norm_biases))
+        return nn.functional.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPSILON) * scale + bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from tabulate import tabulate
 from iql.errors import UserError
 from iql.policies.policy import TrainedPolicy
 from iql.reporting import statistics
+from iql.reporting.algorithm_names import algorithm_name
 from iql.reporting.report import compile_report
 from iql.reporting.results import Result
 from iql.reporting.run_records import Reader
-from iql.reporting.tables import brackets, number, spread
+from iql.reporting.tables.cells import brackets, number, spread
 from iql.system.atomic_files import read_json
 
 _LOADING = {
@@ -40,11 +42,13 @@ def model_card(policy: TrainedPolicy, run: Path, files: list[Path]) -> str:
     if manifest is None:
         raise UserError(f"{run}: has no manifest.json, which the model card is made of")
     settings, facts = manifest["settings"], manifest["facts"]
+    name = algorithm_name(settings["algorithm"])
+    algorithm = "Implicit Q-Learning" if name == "IQL" else name
     licence, licence_words = _licence(settings["env"], facts)
     front = {
         "library_name": "iql",
         "pipeline_tag": "reinforcement-learning",
-        "tags": ["reinforcement-learning", "offline-rl", "implicit-q-learning", policy.task],
+        "tags": ["reinforcement-learning", "offline-rl", re.sub(r"\W+", "-", algorithm.lower()), policy.task],
         "license": licence,
     }
     git, life = manifest.get("git") or {}, manifest["lives"][-1]
@@ -53,9 +57,9 @@ def model_card(policy: TrainedPolicy, run: Path, files: list[Path]) -> str:
         yaml.safe_dump(front, sort_keys=False).rstrip(),
         "---",
         "",
-        f"# Implicit Q-Learning on {policy.task}, seed {settings['seed']}",
+        f"# {algorithm} on {policy.task}, seed {settings['seed']}",
         "",
-        f"A policy trained offline with Implicit Q-Learning (Kostrikov et al. 2021) for {policy.update:,} updates"
+        f"A policy trained offline with {algorithm} for {policy.update:,} updates"
         + ("." if summary else f" of {settings['updates']:,}: its run has not ended."),
         f"Observations have {policy.observation_dim} entries, actions {policy.action_dim} within ±1. "
         "Normalisation of observations and bounds of actions are inside.",

@@ -8,6 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from iql.config.class_names import original
+from iql.config.trust import IQL
+from iql.reporting.algorithm_names import NAMING, algorithm_name, is_own
 from iql.reporting.run_records import RunRecord
 from iql.runs.run import FOLLOWED, deciding
 
@@ -19,33 +22,54 @@ _CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 _PROTOCOL_NAMES = {"updates", "every", "episodes", "physics", "headline"}
 
+ALGORITHM = "algorithm._target_"
+"""The key of the algorithm."""
+
+_NAMING_KEYS = {f"algorithm.{name}" for name in NAMING}
+
 
 class Labels:
     """Short, distinct names for the configurations of all runs; the same settings have the same name in every task.
 
+    A name begins with the algorithm's, unless every run is one of IQL.
+
     swept   by task, the settings (dotted keys) that took more than one value, each with its values in order
-    values  by (task, configuration), the `canonical` value of each of the task's swept keys
+    values  by (task, configuration), the `canonical` value of each of the task's swept keys that it has
     names   for each swept key, the shortest name that is unique
+    common  where there are several algorithms, what all names would have; it is left out of them
     """
 
     def __init__(self, runs: Iterable[RunRecord]):
         tasks: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        first: dict[tuple[str, str], RunRecord] = {}
         for run in runs:
             if run.configuration not in tasks[run.env]:
                 tasks[run.env][run.configuration] = _naming_settings(run)
+                first[run.env, run.configuration] = run
         self.swept: dict[str, dict[str, list[Any]]] = {}
         self.values: dict[tuple[str, str], dict[str, Any]] = {}
+        self._swept_within: dict[str, set[str]] = defaultdict(set)  # by algorithm
         for env, configurations in tasks.items():
             self.swept[env] = _varying(list(configurations.values()))
+            for algorithm, group in _by_algorithm(configurations.values()).items():
+                self._swept_within[algorithm] |= _varying(group).keys()
             for name, settings in configurations.items():
-                self.values[env, name] = {key: canonical(settings.get(key)) for key in self.swept[env]}
+                self.values[env, name] = {key: canonical(settings[key]) for key in self.swept[env] if key in settings}
         keys = sorted({key for swept in self.swept.values() for key in swept}, key=_usual_order)
         ends = [short(key) for key in keys]
         self.names = {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
         every = [settings for own in tasks.values() for settings in own.values()]
         self._texts = {key: texts_of(settings.get(key) for settings in every) for key in keys}
+        self._texts[ALGORITHM] = _algorithm_texts(run.settings["algorithm"]["_target_"] for run in first.values())
+        algorithms = {run.algorithm for run in first.values()}
+        parts = {place: self._parts(run, tasks[place[0]][place[1]]) for place, run in first.items()}
+        shared = set.intersection(*map(set, parts.values())) if len(algorithms) > 1 else set()
+        self.common = [part for part in next(iter(parts.values()), []) if part in shared]
+        named = algorithms != {algorithm_name({"_target_": IQL})}
         self._labels = {
-            (env, name): self._label(name, settings) for env, own in tasks.items() for name, settings in own.items()
+            place: " ".join([run.algorithm] * named + [part for part in parts[place] if part not in self.common])
+            or "default"
+            for place, run in first.items()
         }
         protocols: dict[tuple[str, str], set[Any]] = defaultdict(set)
         for run in runs:
@@ -64,18 +88,27 @@ class Labels:
         """A short text for a value of a swept key, different from those of its other values."""
         return self._texts[key][canonical(value)]
 
-    def _label(self, configuration: str, settings: dict[str, Any]) -> str:
-        """The swept settings with their values, then whatever else differs from the defaults."""
-        parts = [f"{name}={self.text(key, settings[key])}" for key, name in self.names.items() if key in settings]
-        shown = {short(key) for key in self.names} | {key.removesuffix("._target_") for key in self.names}
+    def _parts(self, run: RunRecord, settings: dict[str, Any]) -> list[str]:
+        """The swept settings of the run's algorithm with their values, then whatever else differs from the defaults."""
+        section = run.settings["algorithm"]
+        swept = {key: self.names[key] for key in self.names if key in self._swept_within[settings[ALGORITHM]]}
+        shown = {short(key) for key in swept} | {key.removesuffix("._target_") for key in swept} | {"algorithm"}
         # What is not swept of a class that is shown follows from it.
-        shown |= {short(key) for key in settings if _target_of(key) in self.names}
-        readable = configuration.rpartition("-")[0]
+        shown |= {short(key) for key in settings if _target_of(key) in swept}
+        if is_own(section):
+            shown |= set(NAMING)
+        else:  # its name has IQL's settings as defaults, so that all its own would be differences
+            shown |= {short(key) for key in settings if _target_of(key) == ALGORITHM}
+        parts = []
+        for key, name in swept.items():
+            if key in settings and not (is_own(section) and key in _NAMING_KEYS):
+                parts.append(f"{name}={self.text(key, settings[key])}")
+        readable = run.configuration.rpartition("-")[0]
         for part in readable.split(","):
             name, equals, value = part.partition("=")
             if equals and name not in shown | _PROTOCOL_NAMES:
                 parts.append(f"{name}={_shorter(value)}")
-        return " ".join(parts) or "default"
+        return parts
 
 
 def short(key: str) -> str:
@@ -100,20 +133,27 @@ def _naming_settings(run: RunRecord) -> dict[str, Any]:
 def _varying(configurations: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """The keys whose values differ between these settings, with the values in order.
 
-    Settings that only some classes have (another algorithm, a network of a user's own) are compared among those.
+    Settings that only some classes have (another algorithm, a network of a user's own) are compared among those. What
+    differs between algorithms alone follows from the algorithm.
     """
     varying = {}
     for key in dict.fromkeys(key for settings in configurations for key in settings):
         target = _target_of(key)
         classes = {settings.get(target) for settings in configurations if key in settings}
-        values = {
-            canonical(settings.get(key)): settings.get(key)
-            for settings in configurations
-            if settings.get(target) in classes
-        }
-        if len(values) > 1:
+        compared = [settings for settings in configurations if settings.get(target) in classes]
+        groups = [compared] if key == ALGORITHM else _by_algorithm(compared).values()
+        if any(len({canonical(settings.get(key)) for settings in group}) > 1 for group in groups):
+            values = {canonical(settings.get(key)): settings.get(key) for settings in compared}
             varying[key] = sorted(values.values(), key=_order)
     return {key: varying[key] for key in sorted(varying, key=_usual_order)}
+
+
+def _by_algorithm(configurations: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The settings of each algorithm's configurations."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for settings in configurations:
+        groups[settings[ALGORITHM]].append(settings)
+    return groups
 
 
 def _target_of(key: str) -> str:
@@ -154,6 +194,13 @@ def texts_of(values: Iterable[Any]) -> dict[str, str]:
     """A short, unique text for each value, by its canonical text."""
     texts = {canonical(value): text_of(value) for value in values}
     return texts if len(set(texts.values())) == len(texts) else {text: text for text in texts}
+
+
+def _algorithm_texts(targets: Iterable[str]) -> dict[str, str]:
+    """As `texts_of` for classes of algorithms, by their names."""
+    names = {target: algorithm_name({"_target_": target}) for target in targets}
+    unique = len(set(names.values())) == len(names)
+    return {canonical(original(target)): name if unique else target for target, name in names.items()}
 
 
 def text_of(value: Any) -> str:

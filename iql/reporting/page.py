@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 import jinja2
 
-from iql.reporting import tables
 from iql.reporting.charts.chart import Chart, Omission, Style
 from iql.reporting.charts.comparisons import improvements, profiles
 from iql.reporting.charts.curves import diagnostics, learning_curves
@@ -24,14 +23,17 @@ from iql.reporting.protocols import Protocol, differences
 from iql.reporting.report import Report
 from iql.reporting.results import Table
 from iql.reporting.run_records import RunRecord
+from iql.reporting.tables.cells import METHOD, counted
+from iql.reporting.tables.grids import by_task
+from iql.reporting.tables.rows import aggregates, results
 
 MAX_MAPS = 24
 """Value maps in a page, one for each configuration of a task: each takes about 30 kB."""
 
 MAP_WIDTH = 720  # pixels
 
-INITIALLY_SHOWN = 8
-"""Configurations whose curves are drawn at first: of more, colours repeat."""
+INITIALLY_SHOWN = 12
+"""Configurations that are shown at first. Beyond eight, colours repeat with another dash."""
 
 SECTIONS = {
     "curves": "Learning curves",
@@ -48,23 +50,23 @@ def html(report: Report, path: Path, refresh: float | None = None) -> str:
     from plotly.offline import get_plotlyjs
 
     style = Style(report)
-    results = list(charts(report, style))
-    drawn = [each for each in results if isinstance(each, Chart)]
+    found = list(charts(report, style))
+    drawn = [each for each in found if isinstance(each, Chart)]
     protocols = differences({table.letter: table.protocol for table in report.tables if table.letter})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html").render(
         report=report,
-        counted=tables.counted(report),
-        method=tables.METHOD,
+        counted=counted(report),
+        method=METHOD,
         written=time.strftime("%Y-%m-%d %H:%M"),
         tables=[_table(table) for table in report.tables],
         tasks=sorted({run.env for run in report.runs}),
         labels=[(label, style.colour(label), style.dash(label)) for label in style.order],
         shown=INITIALLY_SHOWN,
-        sections={name: title for name, title in SECTIONS.items() if any(each.section == name for each in results)},
-        omitted={name: _omitted(results, name) for name in SECTIONS},
+        sections={name: title for name, title in SECTIONS.items() if any(each.section == name for each in found)},
+        omitted={name: _omitted(found, name) for name in SECTIONS},
         protocols=[f"{letter}: {what}" for letter, what in protocols.items()],
         maps=list(_maps(report)),
         runs=[_run(report, run, path) for run in report.runs],
@@ -103,11 +105,12 @@ def _omitted(results: Iterable[Chart | Omission], section: str) -> list[str]:
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """Headers and rows of the results (the page filters by task and configuration) and of the aggregates."""
-    header, rows = tables.results(table)
-    wide, over = tables.aggregates(table)
+    """Headers and rows of the results (the page filters by task and configuration), of the aggregates, and the grid."""
+    header, rows = results(table)
+    wide, over = aggregates(table)
     return {
         "heading": table.heading,
+        "grid": by_task(table) if len(table.algorithms) > 1 else None,
         "header": header,
         "rows": rows,
         "aggregate_header": wide,

@@ -11,15 +11,23 @@ import yaml
 
 @dataclass(frozen=True)
 class Source:
-    """One publication: a description of its protocol, and its score for each task as printed, 66.3 or 61.2 ± 6.4."""
+    """One publication: a description of its protocol, and its scores as printed, 66.3 or 61.2 ± 6.4.
+
+    scores  by algorithm (named as in iql.reporting.algorithm_names) and by task, whose name has the data's version
+    """
 
     name: str
     protocol: str
-    scores: dict[str, str]
+    scores: dict[str, dict[str, str]]
 
-    def total(self, tasks: list[str]) -> float | None:
-        """The sum of its means over these tasks; None if a task has no score."""
-        return sum(numbers(self.scores[task])[0] for task in tasks) if set(tasks) <= self.scores.keys() else None
+    def score(self, algorithm: str, task: str) -> str | None:
+        """The score of an algorithm on a task; None if there is none."""
+        return self.scores.get(algorithm, {}).get(task)
+
+    def total(self, algorithm: str, tasks: list[str]) -> float | None:
+        """The sum of an algorithm's means over these tasks; None if a task has no score."""
+        scores = [self.score(algorithm, task) for task in tasks]
+        return None if None in scores else sum(numbers(score)[0] for score in scores if score is not None)
 
 
 def numbers(score: str) -> tuple[float, float | None]:

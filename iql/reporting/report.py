@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from iql.reporting.labels import Labels
@@ -42,7 +42,7 @@ class Report:
 
 def compile_report(reader: Reader) -> Report:
     """Read the runs and group them into one table for each protocol. Raises UserError where there are no runs."""
-    runs = reader.runs()
+    runs = _apart_by_data(reader.runs())
     labels = Labels(runs)
     grouped: dict[tuple[Protocol, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
@@ -59,7 +59,19 @@ def compile_report(reader: Reader) -> Report:
     largest = sorted(by_protocol.items(), key=lambda each: -len(each[1]))
     names = letters(len(largest)) if len(largest) > 1 else [""]
     tables = [_table(name, *each) for name, each in zip(names, largest, strict=True)]
-    return Report(reader.folders, runs, labels, tables, [*reader.notes, *_notes(tables)])
+    common = [f"every run has {' '.join(labels.common)}, which the names leave out"] * bool(labels.common)
+    return Report(reader.folders, runs, labels, tables, [*reader.notes, *common, *_notes(tables)])
+
+
+def _apart_by_data(runs: list[RunRecord]) -> list[RunRecord]:
+    """The runs, with those on data of the user's own as a task apart where other runs of the task had other data."""
+    data: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        data[run.env].add(run.own_data)
+    return [
+        replace(run, env=f"{run.env} ({run.own_data})") if run.own_data and len(data[run.env]) > 1 else run
+        for run in runs
+    ]
 
 
 def _table(letter: str, protocol: Protocol, results: list[Result]) -> Table:

@@ -20,7 +20,8 @@ MIN_SEEDS = 3
 """Seeds of each side that a probability of improvement needs: with one seed each it could only be 0 or 1."""
 
 MAX_COMPARED = 16
-"""Configurations that are compared with each other; of more, the best by their interquartile mean."""
+"""Configurations that are compared with each other; of more, the best by their interquartile mean and each algorithm's
+best."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,18 @@ class Result:
         return statistics.interval(statistics.IQM, [self.scores])
 
     @property
+    def algorithm(self) -> str:
+        return self.runs[0].algorithm
+
+    @property
     def own_data(self) -> bool:
-        return any(run.custom for run in self.runs)
+        return any(run.own_data for run in self.runs)
 
     def published(self, source: Source) -> str | None:
-        """The published score of this task; None for data that is not D4RL's and for other physics."""
+        """The algorithm's published score on this task; None for data that is not D4RL's and for other physics."""
         comparable = not self.own_data and self.protocol.measure == "normalised"
-        return source.scores.get(self.env) if comparable and self.protocol.physics in ("d4rl", "legacy") else None
+        comparable = comparable and self.protocol.physics in ("d4rl", "legacy")
+        return source.score(self.algorithm, self.env) if comparable else None
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,11 @@ class Aggregate:
     @property
     def tasks(self) -> list[str]:
         return [result.env for result in self.results]
+
+    def published(self, source: Source) -> float | None:
+        """The sum of the published means of these tasks; None if one has none."""
+        known = all(result.published(source) for result in self.results)
+        return source.total(self.results[0].algorithm, self.tasks) if known else None
 
     @property
     def total(self) -> float:
@@ -167,10 +178,23 @@ class Table:
         return {label: found[label] for label in sorted(found, key=lambda each: order[each])}
 
     @cached_property
+    def algorithms(self) -> list[str]:
+        """The algorithms that have a score, the one with the best configuration first."""
+        return list(dict.fromkeys(next(iter(tasks.values())).algorithm for tasks in self.by_label.values()))
+
+    @cached_property
+    def compared(self) -> list[str]:
+        """The configurations that are compared, the best first: MAX_COMPARED, among them each algorithm's best."""
+        algorithm = {label: next(iter(tasks.values())).algorithm for label, tasks in self.by_label.items()}
+        best = {algorithm[label]: label for label in reversed(algorithm)}
+        chosen = [*best.values(), *(label for label in algorithm if label not in best.values())][:MAX_COMPARED]
+        return [label for label in algorithm if label in chosen]
+
+    @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every pair of the first MAX_COMPARED configurations that share a task on which both have MIN_SEEDS."""
+        """Every pair of the compared configurations that share a task on which both have MIN_SEEDS."""
         comparisons = []
-        for better, worse in combinations(list(self.by_label)[:MAX_COMPARED], 2):
+        for better, worse in combinations(self.compared, 2):
             one, other = self.by_label[better], self.by_label[worse]
             samples = {env: (one[env].scores, other[env].scores) for env in one if env in other}
             samples = {env: pair for env, pair in samples.items() if min(map(len, pair)) >= MIN_SEEDS}

@@ -15,6 +15,7 @@ import numpy as np
 from iql.config.class_names import current
 from iql.envs.d4rl.mujoco_versions import is_exact
 from iql.errors import UserError
+from iql.reporting.algorithm_names import algorithm_name
 from iql.reporting.protocols import Protocol
 from iql.runs.leases import live_owner
 from iql.runs.metrics_file import Record, read_sample
@@ -32,12 +33,13 @@ class RunRecord:
     """What the directory of one run holds.
 
     env, configuration, seed  the parts of its id
+    algorithm    its name, as in published.yaml
     state        one of iql.runs.run_state
     score        the headline score; None before the end and without an evaluation
     reason       why it failed
     evaluations  update and mean score of each evaluation, [T, 2] float64
     train        sampled train records, as written
-    custom       whether it trained on the user's own data
+    own_data     the file's name, where it trained on data of the user's own; else ""
     """
 
     directory: Path
@@ -48,7 +50,8 @@ class RunRecord:
     state: str
     settings: dict[str, Any]
     protocol: Protocol
-    custom: bool
+    algorithm: str
+    own_data: str
     score: float | None
     reason: str
     update: int
@@ -156,7 +159,8 @@ def read(directory: Path, now: float) -> RunRecord:
             mujoco=outcome.get("mujoco") or "",
             exact=_exact(outcome, settings),
         ),
-        custom=bool(outcome["data"].get("custom")),
+        algorithm=algorithm_name(settings["algorithm"]),
+        own_data=_own_data(outcome["data"]),
         score=None if summary is None else summary["score"],
         reason=state.reason,
         update=last if summary is None else summary["updates"],
@@ -169,6 +173,11 @@ def read(directory: Path, now: float) -> RunRecord:
         wandb=_first_line(directory / "wandb" / "url"),
         commit=((manifest.get("git") or {}).get("commit") or "")[:12],
     )
+
+
+def _own_data(facts: dict[str, Any]) -> str:
+    """The name of the user's own file; "" for other data."""
+    return (Path(facts.get("dataset") or "").name or "own data") if facts.get("custom") else ""
 
 
 def _exact(outcome: dict[str, Any], settings: dict[str, Any]) -> bool | None:

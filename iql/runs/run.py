@@ -32,13 +32,20 @@ GROUP_LENGTH = 128  # W&B's limit
 # Settings that cannot change a result, by dotted key or section.
 _UNDECIDING = re.compile(
     r"(seed|device|threads|code_path|runs|sweep\..*|log_every|checkpoint\..*|tracker.*"
-    r"|env\.(name|path|dataset|trust|url|rows|cloning|recipe\..*|corl.*)|evaluation\.(workers|headline)"
-    r"|algorithm\.(initialization|policy_mean)|network\.hidden_dims)$"
+    r"|env\.(name|path|dataset|trust|url|rows|cloning|recipe\..*|corl.*|xql.*|rebrac.*)|evaluation\.(workers|headline)"
+    r"|algorithm\.(initialization|policy_mean|recipe.*)|network\.hidden_dims)$"
 )
 
 # Settings that were added later, with the value that means the earlier behaviour. With that value they are ignored, so
 # that the runs of earlier versions keep their names.
-LATER = {"env.keys": None, "env.next_observations": "row"}
+LATER = {
+    "env.keys": None,
+    "env.next_observations": "row",
+    "algorithm.extraction": "awr",
+    "algorithm.bc_coef": 1.0,
+    "network.value.layer_norm": None,
+    "network.q.layer_norm": None,
+}
 
 # Settings that are the defaults of other settings (by regular expression).
 FOLLOWED = {

@@ -59,7 +59,13 @@ class Training:
         self.draw = draw
         self.observation_mean, self.observation_std = data.observation_mean, data.observation_std
         chosen = dataclasses.replace(data, rows=learner.algorithm.rows(data))
-        self.batches = Batches(chosen, [run.seed for run in runs], self.settings["batch_size"], learner.device)
+        self.batches = Batches(
+            chosen,
+            [run.seed for run in runs],
+            self.settings["batch_size"],
+            learner.device,
+            learner.algorithm.next_actions,
+        )
         if self.settings["evaluation"]["every"] is not None:
             envs = task.make_envs(1)  # an error in them is reported before anything is written
             try:

@@ -55,7 +55,7 @@ def _train_pack(runs: list[Run], task: Task, data: Transitions) -> None:
     set_precision(shared["precision"], device)
     # The data lies in memory already; on CUDA it comes beside the pack.
     check_memory(
-        member_bytes(**widths(shared, task), batch_size=shared["batch_size"]),
+        member_bytes(shared, widths(shared, task)),
         data.nbytes if device.type == "cuda" else 0,
         len(runs),
         device,

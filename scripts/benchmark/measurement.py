@@ -30,23 +30,31 @@ def random_transitions(rows: int, observation_dim: int, action_dim: int) -> Any:
     )
 
 
-def make_learner(options: argparse.Namespace, pack: int, threads: int, precision: str) -> tuple[Any, Any]:
-    """A pack of the authors' IQL of the asked shape, and what carries out its updates."""
-    from hydra import compose, initialize_config_dir
-
-    from iql.config.settings import read
-    from iql.config.task_configs import CONF
+def make_learner(
+    options: argparse.Namespace, pack: int, threads: int, precision: str, algorithm: str = ""
+) -> tuple[Any, Any]:
+    """A pack of the authors' IQL of the asked shape, or of an algorithm as it is configured, and its updates."""
     from iql.execution.devices import choose, set_precision
     from iql.execution.paths import choose as choose_path
     from iql.training.build import build_learner
 
     device = choose(options.device)
     set_precision(precision, device)
-    words = ["env=hopper-medium-v2", f"network.hidden_dims={options.hidden}", f"precision={precision}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        members = read(compose("config", [*words, f"seed={list(range(pack))}"]))
+    words = [algorithm] if algorithm else [f"network.hidden_dims={options.hidden}", f"batch_size={options.batch}"]
+    members = settings(*words, f"precision={precision}", f"seed={list(range(pack))}")
     learner = build_learner(members, options.sizes[0], options.sizes[1], device)
-    return learner, choose_path(learner, options.batch, options.path, threads)
+    return learner, choose_path(learner, members[0]["batch_size"], options.path, threads)
+
+
+def settings(*overrides: str) -> list[dict[str, Any]]:
+    """The settings of a pack on hopper-medium-v2."""
+    from hydra import compose, initialize_config_dir
+
+    from iql.config.settings import read
+    from iql.config.task_configs import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return read(compose("config", ["env=hopper-medium-v2", *overrides]))
 
 
 def updates_per_second(learner: Any, execution: Any, batches: Any, seconds: float) -> float:

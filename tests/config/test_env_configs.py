@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from iql.config.schema import SETTINGS_ONLY
 from iql.envs.registry import SIMULATORS
 from iql.errors import UserError
 
@@ -97,7 +98,7 @@ def test_the_tasks_are_all_there():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_keys_are_the_constructors(name):
-    node = {key: value for key, value in env(name).items() if key not in ("recipe", "corl")}
+    node = {key: value for key, value in env(name).items() if key not in SETTINGS_ONLY["env"]}
     target = get_class(node.pop("_target_"))
     inspect.signature(target).bind(**node)
     task = target(**node)
@@ -150,14 +151,14 @@ def test_antmazes_versions_differ_in_file_and_goal_alone():
     for name in (name for name in TASKS if name.startswith("antmaze") and name.endswith("-v0")):
         old, new = env(name), env(name.replace("-v0", "-v2"))
         differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
-        assert differing == {"name", "url", "goal", "corl"}
+        assert differing == {"name", "url", "goal", "corl", "xql", "rebrac"}
 
 
 def test_adroits_versions_differ_in_file_and_rows_alone():
     for name in (name for name in TASKS if family(name) == "adroit" and name.endswith("-v0")):
         old, new = env(name), env(name.replace("-v0", "-v1"))
         differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
-        assert differing - {"rows"} == {"name", "url", "corl"}
+        assert differing - {"rows"} == {"name", "url", "corl", "rebrac"}
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if corl_has(name)])

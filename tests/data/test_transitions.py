@@ -119,6 +119,7 @@ def test_return_range_puts_best_and_worst_trajectory_1000_apart():
 def test_other_rewards():
     assert transitions(reward="none").rewards.tolist() == REWARDS.tolist()
     assert transitions(reward="minus_one").rewards.tolist() == [0, 1, 3, 7, 15, 31, 63, 127, 255]
+    assert transitions(reward="hundredfold").rewards.tolist() == [100 * each for each in REWARDS.tolist()]
 
 
 def test_equal_returns_give_no_scale():

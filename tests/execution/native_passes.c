@@ -23,31 +23,61 @@ static void print(const char *name, size_t count, const float *x) {
     for (size_t i = 0; i < count; i++) printf("%s %.9g\n", name, x[i]);
 }
 
-int main(void) {
+static void passes(int64_t norm) {
     const int64_t widths[DEPTH + 1] = {7, 70, 33, 2};
     float *inputs[DEPTH], *kernels[DEPTH], *biases[DEPTH], *gradients[DEPTH];
     float *kernel_gradients[DEPTH], *bias_gradients[DEPTH], *masks[DEPTH];
+    float *scales[DEPTH], *shifts[DEPTH], *scale_gradients[DEPTH], *shift_gradients[DEPTH];
+    float *products[DEPTH], *normalized[DEPTH], *inverses[DEPTH];
     for (int i = 0; i < DEPTH; i++) {
-        const size_t size = (size_t)widths[i] * widths[i + 1];
+        const size_t size = (size_t)widths[i] * widths[i + 1], rows = (size_t)BATCH * widths[i + 1];
         inputs[i] = numbers((size_t)BATCH * widths[i], i ? 0 : 1);
         kernels[i] = numbers(size, 0.3f);
         biases[i] = numbers(widths[i + 1], 0.1f);
-        gradients[i] = numbers((size_t)BATCH * widths[i + 1], 0);
+        gradients[i] = numbers(rows, 0);
         kernel_gradients[i] = numbers(size, 0), bias_gradients[i] = numbers(widths[i + 1], 0);
-        masks[i] = numbers((size_t)BATCH * widths[i + 1], 1);
-        for (size_t j = 0; j < (size_t)BATCH * widths[i + 1]; j++) masks[i][j] = masks[i][j] > -0.5f ? 1.25f : 0;
+        scales[i] = numbers(widths[i + 1], 2), shifts[i] = numbers(widths[i + 1], 1);
+        scale_gradients[i] = numbers(widths[i + 1], 0), shift_gradients[i] = numbers(widths[i + 1], 0);
+        products[i] = numbers(rows, 0), inverses[i] = numbers(BATCH, 0);
+        normalized[i] = norm == BEFORE_RELU ? products[i] : numbers(rows, 0);
+        masks[i] = numbers(rows, 1);
+        for (size_t j = 0; j < rows; j++) masks[i][j] = masks[i][j] > -0.5f ? 1.25f : 0;
     }
-    float *const output = numbers(BATCH * 2, 0), *const scratch = numbers(MOST, 0), *const of_output = numbers(BATCH * 2, 1);
-    const struct pass pass = {DEPTH,     BATCH,     0,      widths, inputs, kernels, biases,
-                              gradients, kernel_gradients, bias_gradients, output, scratch};
-    forward(&pass, (const float *const *)masks);
+    float *const output = numbers(BATCH * 2, 0), *const of_output = numbers(BATCH * 2, 1);
+    const struct pass pass = {.depth = DEPTH,
+                              .batch = BATCH,
+                              .norm = norm,
+                              .widths = widths,
+                              .inputs = inputs,
+                              .kernels = kernels,
+                              .biases = biases,
+                              .gradients = gradients,
+                              .kernel_gradients = kernel_gradients,
+                              .bias_gradients = bias_gradients,
+                              .norm_scales = scales,
+                              .norm_biases = shifts,
+                              .norm_scale_gradients = scale_gradients,
+                              .norm_bias_gradients = shift_gradients,
+                              .products = products,
+                              .normalized = normalized,
+                              .inverses = inverses,
+                              .output = output,
+                              .scratch = numbers(MOST, 0)};
+    const int drops = norm == NO_NORM;
+    forward(&pass, drops ? (const float *const *)masks : NULL);
     print("output", BATCH * 2, output);
-    backward(&pass, of_output, 1.25f);
+    backward(&pass, of_output, drops ? 1.25f : 1);
     for (int i = 0; i < DEPTH; i++) {
         print("kernel gradient", (size_t)widths[i] * widths[i + 1], kernel_gradients[i]);
         print("bias gradient", widths[i + 1], bias_gradients[i]);
+        print("scale gradient", widths[i + 1], scale_gradients[i]);
+        print("shift gradient", widths[i + 1], shift_gradients[i]);
     }
     follow(70 * 33, kernels[1], kernel_gradients[1], 0.25);
     print("follow", 70 * 33, kernels[1]);
+}
+
+int main(void) {
+    for (int64_t norm = NO_NORM; norm <= AFTER_RELU; norm++) passes(norm);
     return 0;
 }

@@ -322,4 +322,5 @@ def test_the_estimate_of_a_members_memory_counts_its_tensors():
     count = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     layers = {name: [n, 16, 24, m] for name, n, m in (("value", 5, 1), ("q", 7, 1), ("policy", 5, 2))}
     trained = count["value"] + count["q"] + count["policy"] - ACTION_DIM  # the log std is not counted
-    assert member_bytes(**layers, batch_size=0) == 4 * (4 * trained + count["q_target"])
+    settings = {"algorithm": {"_target_": "iql.algorithms.iql.IQL"}, "batch_size": 0}
+    assert member_bytes(settings, layers) == 4 * (4 * trained + count["q_target"])

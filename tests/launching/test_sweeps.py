@@ -263,6 +263,7 @@ def test_the_status_of_a_folder_without_runs_is_refused(arguments, message, tmp_
         ("maze2d", 30),
         ("tau_beta", 120),
         ("smoke", 8),
+        ("baselines", 405),
     ],
 )
 def test_named_sweeps(name, runs):
@@ -270,7 +271,7 @@ def test_named_sweeps(name, runs):
     cells = grid.expand(asked.overrides, CONF)
     assert len(cells) == runs
     assert {cell.members[0]["sweep"]["name"] for cell in cells} == {name}
-    assert len({cell.members[0]["seed"] for cell in cells}) == (2 if name == "smoke" else 10)
+    assert len({cell.members[0]["seed"] for cell in cells}) == {"smoke": 2, "baselines": 5}.get(name, 10)
     assert asked.launcher["partition"] == "gpu"
 
 
@@ -321,6 +322,35 @@ def test_packs_share_the_required_settings_and_have_equal_sizes(thirty):
     assert sorted(each.run.id for pack in packs for each in pack) == sorted(statuses)
 
 
+def test_algorithms_are_never_in_one_pack(tmp_path, data_dir, monkeypatch):
+    """Not even with the same settings of everything else; and each pack has the size of its own networks."""
+    monkeypatch.setenv("IQL_DATA_DIR", str(data_dir))
+    overrides = [*SMALL, f"runs={tmp_path}", "algorithm=iql,bc,bc_10", "optimizer.lr=1e-4,3e-4", "seed=range(0,3)"]
+    runs = plan.planned(grid.expand(overrides, CONF), plan.Datasets())
+    sizes = []
+
+    class Recorder(FixedPackSize):
+        def pack_size(self, member_bytes: int, data_bytes: int, device: str) -> int:
+            sizes.append(member_bytes)
+            return super().pack_size(member_bytes, data_bytes, device)
+
+    packs = plan.packs(runs, runs, {each.run.id: RunStatus(NEW) for each in runs}, Recorder(64))
+    algorithms = [
+        {
+            (each.run.settings["algorithm"]["_target_"], each.run.settings["algorithm"].get("top_fraction"))
+            for each in pack
+        }
+        for pack in packs
+    ]
+    assert algorithms == [
+        {("iql.algorithms.iql.IQL", None)},
+        {("iql.algorithms.bc.BC", None)},
+        {("iql.algorithms.bc.BC", 0.1)},
+    ]
+    assert [len(pack) for pack in packs] == [6, 6, 6]  # three seeds of two learning rates
+    assert sizes[1] == sizes[2] < sizes[0] / 3  # the policy alone
+
+
 @pytest.fixture
 def lost_pack(thirty):
     """Four runs that began as one pack and were lost, with their statuses."""
@@ -365,10 +395,13 @@ def test_which_states_are_trained_again(thirty):
     assert {statuses[each.run.id].state for each in with_failed} == {LOST, CANCELLED, NEW, FAILED}
 
 
-def test_the_planned_disk_use_is_about_that_of_the_runs(thirty, train):
-    assert train("batch_size=32").returncode == 0
+@pytest.mark.parametrize("algorithm", ["iql", "bc"])
+def test_the_planned_disk_use_is_about_that_of_the_runs(algorithm, tmp_path, train, data_dir, monkeypatch):
+    monkeypatch.setenv("IQL_DATA_DIR", str(data_dir))
+    assert train(f"algorithm={algorithm}").returncode == 0
     (directory,) = train.directories()
-    own = [each for each in thirty if each.run.configuration == directory.parent.name and each.run.seed == 0]
+    own = plan.planned(grid.expand([*SMALL, f"runs={tmp_path}", f"algorithm={algorithm}"], CONF), plan.Datasets())
+    assert [each.run.configuration for each in own] == [directory.parent.name]
     kept, _ = plan.disk(own)
     files = ("metrics.jsonl", "networks.ckpt")
     assert kept == pytest.approx(sum((directory / name).stat().st_size for name in files), rel=0.5)

@@ -8,6 +8,11 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
+import torch
+from conftest import native_library
+
+from iql.commands.parity import replay
+from iql.training.golden_trace import GoldenTrace
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -27,28 +32,49 @@ def test_every_array_of_the_trace_is_reproduced(trace):
     assert "eval/mean_actions" in result.stdout
 
 
+@pytest.mark.parametrize("path", ["fused", "fused lanes", "native", "lanes", "graphs"])
+@pytest.mark.parametrize("trace", [path for path in TRACES if "ql" in path.stem], ids=lambda path: path.stem)
+def test_the_written_out_paths_reproduce_it_too(trace, path):
+    if path in ("native", "lanes"):
+        native_library()  # or skip
+    before = torch.get_num_threads()
+    errors = replay(GoldenTrace.read(trace), path=path)
+    torch.set_num_threads(before)
+    assert max(errors.values()) < 3e-5
+
+
 def test_there_are_traces_of_every_implementation():
     assert [trace.stem for trace in TRACES] == [
+        "awac",
         "bc",
+        "eql_antmaze",
+        "eql_locomotion",
         "gwthomas_deterministic",
         "gwthomas_gaussian",
         "official_antmaze",
         "official_locomotion",
+        "rebrac",
+        "sql_antmaze",
+        "sql_locomotion",
+        "td3_bc",
+        "xql_action_noise",
+        "xql_antmaze",
+        "xql_locomotion",
+        "xql_random_actions",
     ]
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        ["--tau", "0.71"],
-        ["--beta", "3.1"],
-        ["--algorithm", "iql_gwthomas"],
-        ["--policy_schedule", "constant"],
+        "algorithm.tau=0.71",
+        "algorithm.beta=3.1",
+        "algorithm=iql_gwthomas",
+        "algorithm.policy_schedule=constant",
     ],
-    ids=lambda options: options[1],
 )
 def test_another_setting_or_variant_is_told_apart(wrong):
-    result = parity(ROOT / "tests" / "golden" / "official_locomotion.npz", *wrong)
+    result = parity(ROOT / "tests" / "golden" / "official_locomotion.npz", wrong)
     assert result.returncode == 1
     assert "DIFFERENT" in result.stdout
 
@@ -79,13 +105,13 @@ def test_other_sizes_and_settings_from_options(tmp_path):
         trace[f"batch/{field}"] = random.normal(size=(1, 16, *shape)).astype(np.float32)
     trace |= {key.replace("init/", "after_1/"): value for key, value in trace.items() if key.startswith("init/")}
     np.savez(tmp_path / "sizes.npz", **trace)
-    options = {"algorithm": "iql_gwthomas", "tau": 0.7, "beta": 3, "discount": 0.9, "polyak": 0.005}
-    flags = [part for key, value in options.items() for part in (f"--{key}", value)]
-    complete = parity(tmp_path / "sizes.npz", *flags, "--lr", "1e-12")
-    assert complete.returncode == 0, complete.stdout + complete.stderr
-    incomplete = parity(tmp_path / "sizes.npz", *flags)
-    assert incomplete.returncode == 1
-    assert "--lr" in incomplete.stderr
+    options = ["algorithm=iql_gwthomas", "algorithm.tau=0.7", "algorithm.discount=0.9", "optimizer.lr=1e-12"]
+    result = parity(tmp_path / "sizes.npz", *options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    result = parity(tmp_path / "sizes.npz", "algorithm.tua=0.7")
+    assert result.returncode == 1
+    assert "algorithm.tau" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_file_that_is_no_trace_is_one_line(tmp_path):

@@ -15,26 +15,26 @@ import pytest
 from iql.commands import status
 from iql.errors import UserError
 from iql.launching.slurm import SlurmLauncher
-from iql.reporting import tables
 from iql.reporting.run_records import _directories
+from iql.reporting.tables.comma_separated import no_formula
+from iql.reporting.tables.latex import escaped
+from iql.reporting.tables.markdown import piped
 from iql.training.signals import Stopped, hand_over
 
 
 def test_latex_escapes_every_character_of_a_caption():
-    assert tables._escaped("50 % of a_b & {c} ~^<>$#") == (
-        r"50 \% of a\_b \& \{c\} \~{}\^{}\textless{}\textgreater{}\$\#"
-    )
+    assert escaped("50 % of a_b & {c} ~^<>$#") == (r"50 \% of a\_b \& \{c\} \~{}\^{}\textless{}\textgreater{}\$\#")
 
 
 def test_a_bar_in_a_name_adds_no_column_to_markdown():
-    table = tables._plain(["task", "mean"], [["a|b", "1.0"]], "pipe")
+    table = piped(["task", "mean"], [["a|b", "1.0"]], left=["task"])
     assert table.splitlines()[-1].replace("\\|", "").count("|") == 3
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a"])
 def test_a_name_does_not_become_a_formula_in_a_spreadsheet(text):
-    assert tables._no_formula(text) == f"'{text}"
-    assert tables._no_formula(-1.5) == -1.5
+    assert no_formula(text) == f"'{text}"
+    assert no_formula(-1.5) == -1.5
 
 
 def test_links_neither_duplicate_runs_nor_cause_endless_recursion(tmp_path: Path):

@@ -23,7 +23,7 @@ from markupsafe import escape
 from matplotlib import image
 from rich.console import Console
 
-from iql.reporting import page, tables
+from iql.reporting import page
 from iql.reporting.charts import curves
 from iql.reporting.charts.chart import Chart, Omission, Style
 from iql.reporting.charts.sensitivity import heat_maps, sensitivities
@@ -32,6 +32,8 @@ from iql.reporting.page import charts, html
 from iql.reporting.protocols import Protocol
 from iql.reporting.report import Report, compile_report
 from iql.reporting.run_records import Reader
+from iql.reporting.tables.rows import aggregates, results
+from iql.reporting.tables.terminal import terminal
 from iql.runs.leases import Owner
 from iql.system.atomic_files import write_json
 
@@ -53,7 +55,7 @@ def compiled(*folders: Path) -> Report:
 def row(report: Report, env: str, label: str = "default") -> dict[str, str]:
     """A row of the first table that has it, by column; of two columns with the same name, the first."""
     for table in report.tables:
-        header, rows = tables.results(table)
+        header, rows = results(table)
         for cells in rows:
             if cells[:2] == [env, label]:
                 return dict(zip(reversed(header), reversed(cells), strict=True))
@@ -100,7 +102,7 @@ def test_swept_settings_name_the_configurations(grid):
 
 def test_over_tasks(grid):
     table = compiled(grid).tables[0]
-    header, rows = tables.aggregates(table)
+    header, rows = aggregates(table)
     best = dict(zip(reversed(header), reversed(rows[0]), strict=True))
     assert best["configuration"] == "tau=0.9 beta=3"
     # 12 + 1 on hopper, 112 + 1 on walker2d; the first evaluation is 0, and all four count.
@@ -130,7 +132,7 @@ def test_settings_that_another_algorithm_lacks_are_not_swept(tmp_path):
         make_run(tmp_path, HOPPER, (*SHORT, *overrides, "algorithm.policy_schedule=cosine"), 0, [50.0] * 4)
     made = compiled(tmp_path)
     labels = {made.labels.of(run) for run in made.runs}
-    assert labels == {"tau=0.7 algorithm=IQL", "tau=0.9 algorithm=IQL", "algorithm=BC"}
+    assert labels == {"IQL tau=0.7", "IQL tau=0.9", "BC policy_schedule=cosine"}
     assert list(made.labels.swept[HOPPER]) == ["algorithm.tau", "algorithm._target_"]
 
 
@@ -268,7 +270,7 @@ def test_a_real_run(train, tmp_path):
 @pytest.mark.parametrize("width", [80, 110, 200])
 def test_a_narrow_terminal_omits_columns_and_names_them(grid, width):
     screen = Console(width=width, file=io.StringIO())
-    screen.print(tables.terminal(compiled(grid), width))
+    screen.print(terminal(compiled(grid), width))
     shown = screen.file.getvalue()
     lines = [line for line in shown.splitlines() if line.startswith(HOPPER)]
     assert len(lines) == 4

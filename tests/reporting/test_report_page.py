@@ -51,6 +51,19 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
+@pytest.fixture(scope="module")
+def compared_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of three algorithms on two tasks, one of which BC lacks."""
+    folder = tmp_path_factory.mktemp("compared")
+    random = np.random.default_rng(0)
+    for env, algorithms in ((HOPPER, ("iql", "bc", "bc_10")), ("walker2d-medium-v2", ("iql", "bc_10"))):
+        for algorithm in algorithms:
+            for seed in range(3):
+                make_run(folder, env, (*SHORT, f"algorithm={algorithm}"), seed, random.normal(50, 5, 4).tolist())
+    write(folder / "report.html")
+    return folder / "report.html"
+
+
 def write(path: Path, refresh: float | None = None) -> None:
     report = compile_report(Reader([path.parent / "made"]))
     replace_file(path, html(report, path, refresh).encode())
@@ -319,3 +332,38 @@ def test_a_page_that_reloads_keeps_the_filters(opened, page_file):
     page.wait_for_function("document.body.dataset.refresh === '' && document.documentElement.dataset.ready")
     assert not page.get_by_role("checkbox", name="tau=0.9 beta=3").is_checked()
     assert page.evaluate("scrollY") > 300
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_table_by_task_and_algorithm_is_readable_and_filtered(opened, compared_file, width, scheme):
+    page = opened(compared_file, width=width, scheme=scheme)
+    table = page.locator("#results table.grid")
+    shown = lambda: [each.inner_text() for each in table.locator("thead th:visible").all()]  # noqa: E731
+    assert sorted(shown()[2:]) == ["10 % BC", "BC", "IQL"]
+    names = table.locator("tbody th[scope=row]").all_inner_texts()
+    assert names == [HOPPER, "walker2d-medium-v2", *(f"{kind}, 2 tasks of locomotion" for kind in ("mean", "IQM"))]
+    row = table.locator(f"tr[data-task='{HOPPER}']")
+    assert row.locator("td[data-configuration='IQL'] .published").inner_text() == "66.3 paper"
+    weights = {row.locator("strong").first.evaluate("node => getComputedStyle(node).fontWeight")}
+    assert weights == {"700"}
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    holder = page.locator(".scroll:has(.grid)")
+    holder.evaluate("node => { node.scrollLeft = 1000; }")
+    edges = [each.evaluate("node => node.getBoundingClientRect().left") for each in (holder, table.locator("th").first)]
+    assert edges[1] - edges[0] < 3  # the tasks' names stay in view
+    page.locator("[data-filter='configuration'] input[value='BC']").uncheck()
+    assert sorted(shown()[2:]) == ["10 % BC", "IQL"]
+    assert row.locator("td:visible").count() == 3  # seeds and two algorithms
+    page.locator(f"[data-filter='task'] input[value='{HOPPER}']").uncheck()
+    assert not row.is_visible()
+    assert [(each["id"], each["nodes"][0]["html"]) for each in Axe().run(page).response["violations"]] == []
+
+
+def test_the_probabilities_of_improvement_have_intervals_in_their_table(opened, compared_file):
+    page = opened(compared_file)
+    draw_all(page)
+    figure = page.locator("#compare figure", has_text="Probability of improvement")
+    figure.locator("summary").click()
+    cells = figure.locator("tbody td").all_inner_texts()
+    assert len(cells) == 9
+    assert sum("[" in cell for cell in cells) == 6  # not of an algorithm with itself

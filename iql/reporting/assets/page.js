@@ -57,7 +57,7 @@
       memory.set(name, Object.fromEntries(boxes(name).map((box) => [box.value, box.checked])));
     }
     const passes = (node) => ["task", "configuration"].every((name) => !node.dataset[name] || shown[name].has(node.dataset[name]));
-    every("#results tr[data-configuration], #maps figure").forEach((node) => { node.hidden = !passes(node); });
+    every("#results [data-task], #results [data-configuration], #maps figure").forEach((node) => { node.hidden = !passes(node); });
     const diagnosed = one("#diagnosed") ? one("#diagnosed").value : "";
     every(".charts[data-section] > figure").forEach((figure) => {
       const own = figure.closest("[data-section]").dataset.section === "diagnostics";
@@ -323,7 +323,7 @@
     const [trace] = chart.data;
     const { xaxis, yaxis } = chart.layout;
     const [across, down] = [trace.x, trace.y].map((names) => (chart.key.length ? chart.key : names));
-    return table([`${yaxis.title.text}, ${xaxis.title.text}`, ...across], down.map((name, index) => [name, ...trace.text[index]]));
+    return table([`${yaxis.title.text}, ${xaxis.title.text}`, ...across], down.map((name, index) => [name, ...(trace.hovertext ?? trace.text)[index]]));
   }
 
   charts.forEach((chart, index) => {

@@ -10,7 +10,7 @@ import numpy as np
 
 from iql.reporting import statistics
 from iql.reporting.charts.chart import Chart, Omission, Style, axes, by_task, category, measured
-from iql.reporting.results import MAX_COMPARED, MIN_SEEDS, Table
+from iql.reporting.results import MIN_SEEDS, Table
 
 PROFILE_POINTS = 101
 """Thresholds of a performance profile."""
@@ -24,8 +24,7 @@ MIN_RUNS = 2
 
 def profiles(table: Table, style: Style) -> Iterator[Chart | Omission]:
     """For each configuration, the share of its runs that score above a threshold."""
-    best = list(table.by_label.items())[:MAX_COMPARED]
-    scores = {label: [result.scores for result in tasks.values()] for label, tasks in best}
+    scores = {label: [result.scores for result in table.by_label[label].values()] for label in table.compared}
     enough = {label: own for label, own in scores.items() if sum(map(len, own)) >= MIN_RUNS}
     if len(enough) < len(scores):
         why = f"A performance profile needs {MIN_RUNS} runs; without one"
@@ -49,7 +48,7 @@ def profiles(table: Table, style: Style) -> Iterator[Chart | Omission]:
 
 def improvements(table: Table) -> Iterator[Chart | Omission]:
     """P(row scores higher than column) for every pair of configurations that have MIN_SEEDS seeds each."""
-    labels = list(table.by_label)[:MAX_COMPARED]
+    labels = table.compared
     pairs = math.comb(len(labels), 2)
     if lacking := pairs - len(table.comparisons):
         why = f"The probability of improvement needs {MIN_SEEDS} seeds of both configurations on one task; without one"
@@ -60,6 +59,7 @@ def improvements(table: Table) -> Iterator[Chart | Omission]:
         return
     z: list[list[float | None]] = [[None] * len(labels) for _ in labels]
     text = [[""] * len(labels) for _ in labels]
+    exact = [[""] * len(labels) for _ in labels]
     hover = [["not compared"] * len(labels) for _ in labels]
     for each in table.comparisons:
         over = f"over {len(each.tasks)} tasks" if len(each.tasks) > 1 else f"on {each.tasks[0]}"
@@ -71,8 +71,8 @@ def improvements(table: Table) -> Iterator[Chart | Omission]:
         for one, other, seeds, probability, (bottom, top) in sides:
             i, j = labels.index(one), labels.index(other)
             z[i][j], text[i][j] = probability, f"{probability:.2f}"
-            probability_text = f"P({one} > {other}) = {probability:.2f} [{bottom:.2f}, {top:.2f}]"
-            hover[i][j] = f"{probability_text}, {seeds[0]} against {seeds[1]} seeds {over}"
+            exact[i][j] = f"{probability:.2f} [{bottom:.2f}, {top:.2f}]"
+            hover[i][j] = f"P({one} > {other}) = {exact[i][j]}, {seeds[0]} against {seeds[1]} seeds {over}"
     key = labels if max(map(len, labels)) > MAX_NAME_LENGTH else []
     names = [str(number) for number in range(1, len(labels) + 1)] if key else labels
     trace = {
@@ -84,6 +84,7 @@ def improvements(table: Table) -> Iterator[Chart | Omission]:
         "zmax": 1,
         "text": text,
         "texttemplate": "%{text}",
+        "hovertext": exact,  # what the page's "As a table" shows
         "customdata": hover,
         "hovertemplate": "%{customdata}<extra></extra>",
         "colorscale": "RdBu",
@@ -110,7 +111,7 @@ def _seeds(table: Table) -> str:
 def _over(table: Table) -> str:
     """The subject of a chart: its task or their number, its protocol, and how many configurations are left out."""
     tasks = by_task(table.scored)
-    left = len(table.by_label) - MAX_COMPARED
+    left = len(table.by_label) - len(table.compared)
     over = next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)} tasks"
     over += f", protocol {table.letter}" if table.letter else ""
-    return over + (f", the best {MAX_COMPARED} configurations; {left} left out" if left > 0 else "")
+    return over + (f", the best {len(table.compared)} configurations; {left} left out" if left > 0 else "")

@@ -11,7 +11,7 @@ import numpy as np
 from iql.reporting import statistics
 from iql.reporting.charts.chart import Chart, axes, by_task, category, measured, rounded, title_of
 from iql.reporting.figure_style import BLUE, GREY
-from iql.reporting.labels import canonical
+from iql.reporting.labels import ALGORITHM, canonical
 from iql.reporting.report import Report
 from iql.reporting.results import Result, Table
 
@@ -61,12 +61,13 @@ def heat_maps(report: Report, table: Table) -> Iterator[Chart]:
 def sensitivities(report: Report, table: Table) -> Iterator[Chart]:
     """For each swept setting, every configuration's score, and for each of its values the mean over the other settings.
 
-    A setting is left out if only one of its values has a score: there is nothing to compare.
+    A setting is left out if only one of its values has a score: there is nothing to compare. So is the algorithm, which
+    the tables compare.
     """
     for env, results in by_task(table.scored).items():
         for key in report.labels.swept[env]:
             values = _values(report, results, key)
-            if len(values) > 1:
+            if len(values) > 1 and key != ALGORITHM:
                 yield _sensitivity(report, table, env, results, key, values)
 
 
@@ -163,7 +164,7 @@ def where(report: Report, results: list[Result], wanted: dict[str, Any]) -> list
 
     def fits(result: Result) -> bool:
         values = report.labels.values[result.env, result.runs[0].configuration]
-        return all(values[key] == text for key, text in texts.items())
+        return all(values.get(key) == text for key, text in texts.items())
 
     return [result for result in results if fits(result)]
 

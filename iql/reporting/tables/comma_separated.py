@@ -1,0 +1,65 @@
+"""A report's results as comma-separated values, for spreadsheets and programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterator
+
+from iql.reporting.published import numbers
+from iql.reporting.report import Report
+from iql.reporting.results import Result
+from iql.reporting.tables.grids import best
+
+
+def comma_separated(report: Report) -> str:
+    """One line for each configuration of a task, every number unrounded in a column of its own."""
+    names = dict.fromkeys(source.name for table in report.tables for source in table.sources)
+    buffer = io.StringIO()
+    writer: csv.DictWriter | None = None
+    for table in report.tables:
+        marked = _marked(table.scored)
+        for result in table.results:
+            line = dict(_fields(result)) | {"algorithm": result.algorithm, "best": id(result) in marked}
+            published = {source.name: result.published(source) for source in table.sources}
+            for name in names:
+                mean, std = numbers(score) if (score := published.get(name)) else (None, None)
+                line |= {f"{name}_mean": mean, f"{name}_std": std}
+            if writer is None:
+                writer = csv.DictWriter(buffer, list(line), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow({key: no_formula(value) for key, value in line.items()})
+    return buffer.getvalue()
+
+
+def _marked(results: list[Result]) -> set[int]:
+    """The identities of those that are the best on their task, or within the best's interval."""
+    tasks: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        tasks[result.env].append(result)
+    return {id(result) for own in tasks.values() for result, top in zip(own, best(own), strict=True) if top}
+
+
+def no_formula(value: object) -> object:
+    """The value of a cell, quoted if a spreadsheet would take it for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _fields(result: Result) -> Iterator[tuple[str, object]]:
+    protocol, scored = result.protocol, len(result.scores) > 0
+    low, high = (result.mean_interval if scored else None) or (None, None)
+    iqm_low, iqm_high = (result.iqm_interval if scored else None) or (None, None)
+    yield from (("task", result.env), ("configuration", result.label))
+    yield "id", result.runs[0].configuration
+    yield from (("measure", protocol.measure), ("updates", protocol.updates), ("headline", protocol.headline))
+    yield from (("evaluated_every", protocol.every), ("episodes", protocol.episodes))
+    yield from (("physics", protocol.physics), ("mujoco", protocol.mujoco), ("exact_physics", protocol.exact))
+    yield "own_data", result.own_data
+    yield "seeds", len(result.scores)
+    yield "seeds_wanted", len(result.runs) + len(result.missing)
+    yield from (("mean", result.mean if scored else None), ("std", result.std if scored else None))
+    yield from (("mean_low", low), ("mean_high", high))
+    yield from (("median", result.median if scored else None), ("iqm", result.iqm if scored else None))
+    yield from (("iqm_low", iqm_low), ("iqm_high", iqm_high))
+    yield "scores", " ".join(f"{run.seed}:{run.score!r}" for run in result.runs if run.score is not None)
