@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
@@ -99,6 +100,14 @@ class Algorithm(ABC):
     schedules: Mapping[str, str] = {}
     lr_factors: Mapping[str, float] = {}
     cycle: int = 1
+
+    def of(self, members: slice) -> Algorithm:
+        """The algorithm with the hyperparameters of some members."""
+        own = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(own, name, value[members])
+        return own
 
     @abstractmethod
     def update(self, step: Step) -> None:

@@ -1,14 +1,13 @@
 """The update of IQL without autograd: gradients are written out, products go into buffers that are kept.
 
-It computes what iql.algorithms.iql.IQL.update computes, with the losses of SQL, EQL and XQL as well
-(tests/execution/test_paths.py compares them), for this project's own networks under Adam. With bfloat16 the products
-between hidden layers, the large ones, have that type; everything else stays float32.
+It computes what iql.algorithms.iql.IQL.update computes, also with the losses of SQL, EQL and XQL (compared in
+tests/execution, test_paths.py and test_written_out.py), for this project's own networks under Adam. With bfloat16 the
+products between hidden layers, the large ones, have that type; everything else stays float32.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 
 from iql.algorithms import losses
-from iql.algorithms.algorithm import Algorithm
 from iql.algorithms.diagnostics import iql_diagnostics
 from iql.algorithms.iql import IQL
 from iql.data.sampling import Batch
@@ -40,7 +38,9 @@ class IQLGradients:
 
     def __init__(self, learner: Learner, members: range, batch_size: int, *, together: bool, streams: int = 1):
         device, own = learner.device, slice(members.start, members.stop)
-        algorithm = self._algorithm = _of_members(learner.algorithm, own)
+        algorithm = learner.algorithm.of(own)
+        assert isinstance(algorithm, IQL)
+        self._algorithm = algorithm
         self._learner, self._policy_network, self._members = learner, learner.networks["policy"], own
         self._noise = learner.noise.of(members)
         self._size, self._count = batch_size, len(members)
@@ -63,9 +63,7 @@ class IQLGradients:
         observation_dim, action_dim = kernels[0].shape[1], kernels[-1].shape[2]
         self._states = torch.zeros(self._count, 2 * batch_size, observation_dim, device=device)
         self._observations = self._states[:, :batch_size]
-        self._policy_observations = torch.zeros(
-            self._count, batch_size, observation_dim, device=device
-        )  # whose step may come later
+        self._policy_observations = torch.zeros_like(self._observations)  # whose step may come later
         rows = batch_size * (1 + algorithm.further)  # of the target Q; of Q the first ones
         shape = (self._count, copies if together else 1, rows, observation_dim + action_dim)
         self._pairs = [torch.zeros(*shape, device=device) for _ in range(1 if together else copies)]
@@ -250,13 +248,3 @@ class IQLGradients:
         """That of the loss of a part of Q, as its output."""
         q = self.q[part].output.view(self._count, -1, self._size)
         return self._algorithm.q_loss_gradient(q, target).view(-1, self._size, 1)
-
-
-def _of_members(algorithm: Algorithm, members: slice) -> IQL:
-    """The algorithm with the hyperparameters of some members."""
-    assert isinstance(algorithm, IQL)
-    own = copy.copy(algorithm)
-    for name, value in vars(algorithm).items():
-        if isinstance(value, Tensor):
-            setattr(own, name, value[members])
-    return own

@@ -34,8 +34,8 @@ typedef int32_t places __attribute__((vector_size(32)));
 
 /* What is done to a product c [m, n] at last. */
 struct end {
-    enum { PLAIN, RELU, RELU_GRADIENT } kind;
-    const float *bias;   /* RELU: c = max(c + bias [n], 0) */
+    enum { PLAIN, BIAS, RELU, RELU_GRADIENT } kind;
+    const float *bias;   /* BIAS: c = c + bias [n]; RELU: c = max(c + bias, 0) */
     const float *output; /* RELU_GRADIENT: c = c * scale where output [m, n] > 0, else 0; ... */
     float scale;
     float *sum; /* ... and sum [n] += c over rows */
@@ -105,10 +105,12 @@ static inline __attribute__((always_inline)) void tile(const int bf16, const int
             s[i][1] = multiply_add(bf16, s[i][1], x, b1);
         }
     }
-    if (end->kind == RELU) {
+    if (end->kind == BIAS || end->kind == RELU) {
         const vector bias0 = AT(end->bias), bias1 = AT(end->bias + VECTOR);
+        EACH_ROW s[i][0] += bias0, s[i][1] += bias1;
+    }
+    if (end->kind == RELU) {
         EACH_ROW {
-            s[i][0] += bias0, s[i][1] += bias1;
             s[i][0] = WHERE_POSITIVE(s[i][0], s[i][0]), s[i][1] = WHERE_POSITIVE(s[i][1], s[i][1]);
         }
     } else if (end->kind == RELU_GRADIENT) {
@@ -147,8 +149,8 @@ static void end_narrow(int rows, int width, const float *s, float *c, size_t n, 
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < width; j++) {
             float x = s[i * WIDTH + j];
+            if (end->kind == BIAS || end->kind == RELU) x += end->bias[j];
             if (end->kind == RELU) {
-                x += end->bias[j];
                 x = x <= 0 ? 0 : x;
             } else if (end->kind == RELU_GRADIENT) {
                 x = end->output[i * n + j] <= 0 ? 0 : x * end->scale;
@@ -252,66 +254,95 @@ static void product(int bf16, int m, int n, int k, const float *a, int a_turned,
 /* One perceptron with its buffers; native_iql.py fills it. inputs, gradients: of each layer [batch, its width]. Kernels
    are [in, out], the last one [out, in]; of `bf16`, the products between hidden layers are taken in bfloat16.
 
-   norm: where hidden layers are normalised, before or after ReLU. Then products hold what goes into that, normalized
-   [batch, width] what has mean 0 and variance 1, and inverses [batch] what it was multiplied by; normalised before
-   ReLU, products and normalized are the same. */
+   norm: where hidden layers are normalised, before or after ReLU. Then products hold what goes into that, [batch,
+   width], and statistics of each row its mean and the inverse of its standard deviation, [batch, 2]. What comes out is
+   read nowhere but in the next layer: to make it again in the backward pass costs less than to keep it. */
 struct pass {
     int64_t depth, batch, bf16, norm;
     const int64_t *widths; /* depth + 1 */
     float **inputs, **kernels, **biases, **gradients, **kernel_gradients, **bias_gradients;
     float **norm_scales, **norm_biases, **norm_scale_gradients, **norm_bias_gradients;
-    float **products, **normalized, **inverses;
+    float **products, **statistics;
     float *output, *scratch;
 };
 
 enum { NO_NORM, BEFORE_RELU, AFTER_RELU };
 #define LAYER_NORM_EPSILON 1e-6f
 
-/* output [m, n] = normalized * scale + shift, and ReLU of it with `rectify`. x: what is normalised, or NULL where it is
-   normalized + bias. */
-static void normalize(int m, int n, const float *restrict x, const float *restrict bias, const float *restrict scale,
-                      const float *restrict shift, int rectify, float *restrict normalized, float *restrict inverses,
-                      float *restrict output) {
-    for (int i = 0; i < m; i++) {
-        float *restrict const own = normalized + (size_t)i * n, *restrict const out = output + (size_t)i * n;
-        float sum = 0, squares = 0;
-        if (x)
-            for (int j = 0; j < n; j++) own[j] = x[(size_t)i * n + j], sum += own[j];
-        else
-            for (int j = 0; j < n; j++) own[j] += bias[j], sum += own[j];
-        const float mean = sum / n;
-        for (int j = 0; j < n; j++) own[j] -= mean, squares += own[j] * own[j];
-        const float inverse = inverses[i] = 1 / sqrtf(squares / n + LAYER_NORM_EPSILON);
-        for (int j = 0; j < n; j++) {
-            own[j] *= inverse;
-            const float y = own[j] * scale[j] + shift[j];
-            out[j] = rectify && y <= 0 ? 0 : y;
+/* A sum over a row is taken in four vectors at once: a single one would wait for itself. */
+#define EACH_VECTOR(at) for (int u = 0, at = j; u < 4; u++, at += VECTOR)
+enum { FOUR = 4 * VECTOR };
+
+static inline float total(const vector *s) {
+    const vector sum = (s[0] + s[1]) + (s[2] + s[3]);
+    float all = 0;
+    for (int i = 0; i < VECTOR; i++) all += sum[i];
+    return all;
+}
+
+/* output [m, n] = x, with mean 0 and variance 1 in each row, * scale + shift; and ReLU of it with `rectify`. */
+static void normalize(int m, int n, const float *x, const float *scale, const float *shift, int rectify,
+                      float *statistics, float *output) {
+    for (int i = 0; i < m; i++, x += n, output += n) {
+        const float first = x[0]; /* sums of differences from it lose next to nothing where a mean is large */
+        vector s[4] = {0}, t[4] = {0};
+        int j = 0;
+        for (; j + FOUR <= n; j += FOUR)
+            EACH_VECTOR(k) {
+                const vector away = AT(x + k) - first;
+                s[u] += away, t[u] += away * away;
+            }
+        float sum = total(s), squares = total(t);
+        for (; j < n; j++) sum += x[j] - first, squares += (x[j] - first) * (x[j] - first);
+        const float shifted = sum / n, variance = squares / n - shifted * shifted;
+        const float mean = statistics[2 * i] = first + shifted;
+        const float inverse = statistics[2 * i + 1] = 1 / sqrtf((variance < 0 ? 0 : variance) + LAYER_NORM_EPSILON);
+        for (j = 0; j + VECTOR <= n; j += VECTOR) {
+            const vector y = (AT(x + j) - mean) * inverse * AT(scale + j) + AT(shift + j);
+            PUT(output + j) = rectify ? WHERE_POSITIVE(y, y) : y;
+        }
+        for (; j < n; j++) {
+            const float y = (x[j] - mean) * inverse * scale[j] + shift[j];
+            output[j] = rectify && y <= 0 ? 0 : y;
         }
     }
 }
 
-/* gradient [m, n] of the output becomes that of what was normalised. rectified: NULL, or the output of the ReLU before
-   it; then that is gone through, too, and shift_gradient is summed, which else the caller has done. */
-static void normalize_gradient(int m, int n, const float *restrict normalized, const float *restrict inverses,
-                               const float *restrict scale, const float *restrict rectified, float *restrict gradient,
-                               float *restrict scale_gradient, float *restrict shift_gradient,
-                               float *restrict bias_gradient) {
-    for (int i = 0; i < m; i++) {
-        const float *restrict const own = normalized + (size_t)i * n;
-        float *restrict const g = gradient + (size_t)i * n;
-        float sum = 0, along = 0;
+/* gradient [m, n] of the output becomes that of x; with `rectified` that of what went into the ReLU that gave x. Then
+   shift_gradient is summed, too, which else the caller has done. */
+static void normalize_gradient(int m, int n, const float *x, const float *statistics, const float *scale, int rectified,
+                               float *gradient, float *scale_gradient, float *shift_gradient, float *bias_gradient) {
+    for (int i = 0; i < m; i++, x += n, gradient += n) {
+        const float mean = statistics[2 * i], inverse = statistics[2 * i + 1];
+        vector s[4] = {0}, t[4] = {0};
+        int j = 0;
         if (rectified)
-            for (int j = 0; j < n; j++) shift_gradient[j] += g[j];
-        for (int j = 0; j < n; j++) {
-            scale_gradient[j] += g[j] * own[j];
-            g[j] *= scale[j];
-            sum += g[j], along += g[j] * own[j];
+            for (; j < n; j++) shift_gradient[j] += gradient[j];
+        for (j = 0; j + FOUR <= n; j += FOUR)
+            EACH_VECTOR(k) {
+                const vector own = (AT(x + k) - mean) * inverse, g = AT(gradient + k), scaled = g * AT(scale + k);
+                PUT(scale_gradient + k) = AT(scale_gradient + k) + g * own;
+                s[u] += scaled, t[u] += scaled * own;
+            }
+        float sum = total(s), along = total(t);
+        for (; j < n; j++) {
+            const float own = (x[j] - mean) * inverse, scaled = gradient[j] * scale[j];
+            scale_gradient[j] += gradient[j] * own;
+            sum += scaled, along += scaled * own;
         }
-        const float mean = sum / n, slope = along / n, inverse = inverses[i];
-        for (int j = 0; j < n; j++) g[j] = (g[j] - mean - own[j] * slope) * inverse;
-        if (rectified)
-            for (int j = 0; j < n; j++) g[j] = rectified[(size_t)i * n + j] <= 0 ? 0 : g[j];
-        for (int j = 0; j < n; j++) bias_gradient[j] += g[j];
+        const float level = sum / n, slope = along / n;
+        for (j = 0; j + VECTOR <= n; j += VECTOR) {
+            const vector own = (AT(x + j) - mean) * inverse;
+            vector g = (AT(gradient + j) * AT(scale + j) - level - own * slope) * inverse;
+            if (rectified) g = WHERE_POSITIVE(AT(x + j), g);
+            PUT(gradient + j) = g;
+            PUT(bias_gradient + j) = AT(bias_gradient + j) + g;
+        }
+        for (; j < n; j++) {
+            const float g = (gradient[j] * scale[j] - level - (x[j] - mean) * inverse * slope) * inverse;
+            gradient[j] = rectified && x[j] <= 0 ? 0 : g;
+            bias_gradient[j] += gradient[j];
+        }
     }
 }
 
@@ -321,12 +352,12 @@ void forward(const struct pass *p, const float *const *masks) {
     for (int i = 0; i < last; i++) {
         const int k = p->widths[i], n = p->widths[i + 1];
         float *const output = p->inputs[i + 1];
-        const struct end end = {.kind = p->norm == BEFORE_RELU ? PLAIN : RELU, .bias = p->biases[i]};
+        const struct end end = {.kind = p->norm == BEFORE_RELU ? BIAS : RELU, .bias = p->biases[i]};
         product(p->bf16 && i > 0, m, n, k, p->inputs[i], 0, p->kernels[i], 0, p->norm ? p->products[i] : output, end,
                 p->scratch);
         if (p->norm)
-            normalize(m, n, p->norm == AFTER_RELU ? p->products[i] : NULL, p->biases[i], p->norm_scales[i],
-                      p->norm_biases[i], p->norm == BEFORE_RELU, p->normalized[i], p->inverses[i], output);
+            normalize(m, n, p->products[i], p->norm_scales[i], p->norm_biases[i], p->norm == BEFORE_RELU,
+                      p->statistics[i], output);
         if (masks)
             for (size_t j = 0; j < (size_t)m * n; j++) output[j] *= masks[i][j];
     }
@@ -347,10 +378,9 @@ static void zero(float *x, size_t size) {
 /* From the gradient of a hidden layer's output, and after ReLU where that comes last, to that of its product. */
 static void through_norm(const struct pass *p, int layer) {
     if (p->norm)
-        normalize_gradient(p->batch, p->widths[layer + 1], p->normalized[layer], p->inverses[layer],
-                           p->norm_scales[layer], p->norm == AFTER_RELU ? p->products[layer] : NULL,
-                           p->gradients[layer], p->norm_scale_gradients[layer], p->norm_bias_gradients[layer],
-                           p->bias_gradients[layer]);
+        normalize_gradient(p->batch, p->widths[layer + 1], p->products[layer], p->statistics[layer],
+                           p->norm_scales[layer], p->norm == AFTER_RELU, p->gradients[layer],
+                           p->norm_scale_gradients[layer], p->norm_bias_gradients[layer], p->bias_gradients[layer]);
 }
 
 /* gradient: of the output, [batch, out]. scale: of what passes through a hidden layer. */

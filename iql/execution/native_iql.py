@@ -75,29 +75,17 @@ class NativePass(Pass):
         self._kept: list[Any] = [(c_int64 * len(widths))(*widths)]
         of_layers = (self.inputs, part.kernels, part.biases, self.gradients, part.kernel_gradients, part.bias_gradients)
         self._kept += [_pointers(tensors) for tensors in of_layers]
-        self._kept += [_pointers(tensors) for tensors in self._of_norms(part, batch, widths[1:-1], larger)]
+        hidden = range(len(self.norms))
+        self._statistics: list[Tensor] = [part.buffers.take(f"statistics {i}", batch, 2) for i in hidden]
+        if isinstance(larger, NativePass):
+            self._statistics = larger._statistics  # of whatever pass came last
+        norms = (part.norm_scales, part.norm_biases, part.norm_scale_gradients, part.norm_bias_gradients)
+        self._kept += [_pointers(tensors) for tensors in (*norms, self.products[: len(hidden)], self._statistics)]
         addresses = [ctypes.addressof(each) for each in self._kept]
         norm = (None, "before", "after").index(part.layer_norm)
         self._struct = PassStruct(
             len(part.kernels), batch, part.bf16, norm, *addresses, self.output.data_ptr(), scratch.data_ptr()
         )
-
-    def _of_norms(
-        self, part: NativePart, batch: int, widths: Sequence[int], larger: Pass | None
-    ) -> tuple[Sequence[Tensor], ...]:
-        """What layer normalisation reads and writes, in the order of struct pass; nothing is read without it."""
-        parameters = (part.norm_scales, part.norm_biases, part.norm_scale_gradients, part.norm_bias_gradients)
-        if not part.layer_norm:
-            return (*parameters, (), (), ())
-        if isinstance(larger, NativePass):
-            self._normalized, self._inverses = larger._normalized, larger._inverses  # of whatever pass came last
-        else:
-            take, layers = part.buffers.take, list(enumerate(widths))
-            self._normalized = self.products[:-1]
-            if part.layer_norm == "after":
-                self._normalized = [take(f"normalized {i}", 1, batch, width) for i, width in layers]
-            self._inverses = [take(f"inverse {i}", batch) for i, _ in layers]
-        return (*parameters, self.products[:-1], self._normalized, self._inverses)
 
     def forward(self, masks: Sequence[Tensor] | None = None) -> Tensor:
         self._library.forward(self._struct, _pointers(masks) if masks is not None else None)
@@ -107,7 +95,7 @@ class NativePass(Pass):
         self._library.backward(self._struct, gradient.data_ptr(), 1 / (1 - dropout) if dropout else 1.0)
 
 
-VALUE_GRADIENTS: dict[type, tuple[str, str, str]] = {
+VALUE_GRADIENTS: dict[type[IQL], tuple[str, str, str]] = {
     IQL: ("expectile_gradient", "tau", "tau"),
     SQL: ("sparse_gradient", "alpha", "alpha"),
     EQL: ("exponential_gradient", "alpha", "max_clip"),
@@ -123,7 +111,7 @@ class NativeIQL(IQLGradients):
         self._library = library
         super().__init__(learner, members, batch_size, together=False, streams=streams)
         own: Any = self._algorithm
-        function, *settings = VALUE_GRADIENTS[type(own)]
+        function, *settings = VALUE_GRADIENTS[type(self._algorithm)]
         self._gradient_of_v = getattr(library, function)
         self._of_value = [float(getattr(own, name)) for name in settings]
         self._random = own.random_actions if isinstance(own, XQL) else 0

@@ -42,8 +42,8 @@ class PassStruct(ctypes.Structure):
         *((name, c_int64) for name in ("depth", "batch", "bf16", "norm")),
         *((name, c_void_p) for name in ("widths", "inputs", "kernels", "biases", "gradients")),
         *((name, c_void_p) for name in ("kernel_gradients", "bias_gradients", "norm_scales", "norm_biases")),
-        *((name, c_void_p) for name in ("norm_scale_gradients", "norm_bias_gradients", "products", "normalized")),
-        *((name, c_void_p) for name in ("inverses", "output", "scratch")),
+        *((name, c_void_p) for name in ("norm_scale_gradients", "norm_bias_gradients", "products", "statistics")),
+        *((name, c_void_p) for name in ("output", "scratch")),
     )
 
 

