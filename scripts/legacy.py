@@ -23,7 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from legacy_comparison import IDS, SEARCHED, SLOTS, clone, compare, search  # noqa: E402
+from legacy_comparison import IDS, SLOTS, compare  # noqa: E402
+from legacy_policies import SEARCHED, clone, search  # noqa: E402
 
 from iql.commands.exit_codes import exit_code_of  # noqa: E402
 from iql.envs.legacy import client  # noqa: E402

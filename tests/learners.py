@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from iql.algorithms.algorithm import Algorithm
 from iql.data.sampling import Batches
 from iql.data.transitions import Transitions
 from iql.execution.eager import Eager
@@ -16,6 +17,16 @@ from iql.training.build import build_learner
 
 OBSERVATION_DIM, ACTION_DIM = 5, 2
 ADAM = {"_target_": "torch.optim.Adam", "fused": True}
+VARIED = {
+    "tau": [0.5, 0.7, 0.9],
+    "beta": [0.0, 3.0, 10.0],
+    "lr": [3e-4, 1e-3, 3e-4],
+    "discount": [0.99, 0.9, 0.95],
+    "polyak": [0.005, 0.05, 0.01],
+    "advantage_cap": [100.0, 2.0, 5.0],
+}
+"""Three members that differ in everything that members of IQL may differ in."""
+
 MEMBER = {
     "lr": 3e-4,
     "tau": 0.7,
@@ -139,3 +150,15 @@ class WithDropout(OwnQ):
 def target(cls: type, **arguments: Any) -> dict[str, Any]:
     """The section of a configuration that names a class of this file."""
     return {"_target_": f"learners.{cls.__name__}", **arguments}
+
+
+class Noisy(Algorithm):
+    """Adds noise of the update to the actions that it clones."""
+
+    networks = ("policy",)
+
+    def update(self, step):
+        noise = step.normal("action", *step.batch.actions.shape[1:])
+        mean, _ = step.networks["policy"](step.batch.observations)
+        step.minimize("policy", (mean - step.batch.actions - noise).square().mean((1, 2)))
+        step.record(noise=noise.mean((1, 2)))

@@ -67,11 +67,12 @@ class IQL(Algorithm):
     bc_coef: Nonnegative = 1.0
 
 
-class TD3BC(Algorithm):
+class DelayedPolicy(Algorithm):
+    """What TD3+BC and ReBRAC share."""
+
     networks: ClassVar[tuple[str, ...]] = ("q", "policy")
     targets: ClassVar[tuple[str, ...]] = ("q", "policy")
     distributions: ClassVar[tuple[str, ...]] = ("deterministic",)
-    alpha: Positive
     discount: Discount
     polyak: Polyak
     policy_noise: Nonnegative
@@ -79,17 +80,13 @@ class TD3BC(Algorithm):
     policy_freq: Count
 
 
-class ReBRAC(Algorithm):
-    networks: ClassVar[tuple[str, ...]] = ("q", "policy")
-    targets: ClassVar[tuple[str, ...]] = ("q", "policy")
-    distributions: ClassVar[tuple[str, ...]] = ("deterministic",)
+class TD3BC(DelayedPolicy):
+    alpha: Positive
+
+
+class ReBRAC(DelayedPolicy):
     actor_bc_coef: Nonnegative
     critic_bc_coef: Nonnegative
-    discount: Discount
-    polyak: Polyak
-    policy_noise: Nonnegative
-    noise_clip: Nonnegative
-    policy_freq: Count
     normalize_q: bool
     policy_lr_factor: Positive
 

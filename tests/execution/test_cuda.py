@@ -14,6 +14,7 @@ from conftest import TIMES, Trainer, random_transitions
 from learners import (
     ACTION_DIM,
     OBSERVATION_DIM,
+    VARIED,
     OwnPolicy,
     OwnValue,
     largest_difference,
@@ -45,14 +46,6 @@ pytestmark = [
 
 BATCH = 32
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-SETTINGS = {
-    "tau": [0.5, 0.7, 0.9],
-    "beta": [0.0, 3.0, 10.0],
-    "lr": [3e-4, 1e-3, 3e-4],
-    "discount": [0.99, 0.9, 0.95],
-    "polyak": [0.005, 0.05, 0.01],
-    "advantage_cap": [100.0, 2.0, 5.0],
-}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +63,7 @@ def full_float32():
 
 def make(device: str, path: str = "plain", members: range = range(3), **settings) -> tuple[Learner, Execution]:
     """Some members of a pack of three that differ in everything that members may differ in."""
-    own = {key: [values[member] for member in members] for key, values in SETTINGS.items()}
+    own = {key: [values[member] for member in members] for key, values in VARIED.items()}
     settings = {"hidden": (64, 48), "updates": 300, **settings}
     learner = make_learner([3 + member for member in members], device=device, **own, **settings)
     return learner, choose(learner, BATCH, path, 1)
@@ -231,17 +224,6 @@ class Copying(Algorithm):
         step.minimize("policy", cloning_loss(mean, log_std, step.batch.actions) * scale)
 
 
-class Noisy(Algorithm):
-    networks = ("policy",)
-
-    def update(self, step):
-        noise = step.normal("action", *step.batch.actions.shape[1:])
-        mean, _ = step.networks["policy"](step.batch.observations)
-        step.minimize("policy", (mean - step.batch.actions - noise).square().mean((1, 2)))
-        if step.measured:
-            step.record(noise=noise.mean((1, 2)))
-
-
 def own(algorithm: type) -> dict[str, str]:
     return {"_target_": f"{__name__}.{algorithm.__name__}"}
 
@@ -274,7 +256,7 @@ def test_an_update_that_copies_from_the_host_goes_on(data, caplog):
 
 
 def test_noise_of_an_algorithm_is_captured(data, caplog):
-    cpu, cuda = (make(where, algorithm=own(Noisy), precision="ieee") for where in ("cpu", "cuda"))
+    cpu, cuda = (make(where, algorithm={"_target_": "learners.Noisy"}, precision="ieee") for where in ("cpu", "cuda"))
     expected, metrics = train(cpu, data, 40, measure=True), train(cuda, data, 40, measure=True)
     assert captured(cuda[1]), caplog.text
     torch.testing.assert_close(metrics["noise"], expected["noise"], rtol=1e-3, atol=1e-4)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from conftest import native_library, random_transitions
-from learners import ACTION_DIM, OBSERVATION_DIM, OwnValue, largest_difference, make_learner, states, target
+from learners import ACTION_DIM, OBSERVATION_DIM, VARIED, OwnValue, largest_difference, make_learner, states, target
 
 from iql.algorithms.iql import IQL
 from iql.config.footprint import member_bytes
@@ -23,14 +23,6 @@ from iql.execution.paths import Execution, choose
 from iql.learner.learner import Learner
 
 BATCH = 32
-SETTINGS = {
-    "tau": [0.5, 0.7, 0.9],
-    "beta": [0.0, 3.0, 10.0],
-    "lr": [3e-4, 1e-3, 3e-4],
-    "discount": [0.99, 0.9, 0.95],
-    "polyak": [0.005, 0.05, 0.01],
-    "advantage_cap": [100.0, 2.0, 5.0],
-}
 PATHS = {
     "plain": ("plain", 1),
     "fused": ("fused", 1),
@@ -68,7 +60,7 @@ def threads():
 
 def make(members: range = range(3), path: str = "plain", *, hidden: tuple[int, ...] = (16, 24), **settings) -> Trained:
     """Some members of a pack of three that differ in everything that members may differ in."""
-    own = {key: [values[member] for member in members] for key, values in SETTINGS.items()}
+    own = {key: [values[member] for member in members] for key, values in VARIED.items()}
     learner = make_learner([3 + member for member in members], hidden=hidden, updates=300, **own, **settings)
     code_path, threads = PATHS[path]
     if code_path == "native":

@@ -95,20 +95,8 @@ def test_a_loss_that_is_not_one_number_a_member_is_refused(data):
         train(learner, data, 1)
 
 
-class Noisy(Algorithm):
-    """Adds noise of the update to the actions that it clones."""
-
-    networks = ("policy",)
-
-    def update(self, step):
-        noise = step.normal("action", *step.batch.actions.shape[1:])
-        mean, _ = step.networks["policy"](step.batch.observations)
-        step.minimize("policy", (mean - step.batch.actions - noise).square().mean((1, 2)))
-        step.record(noise=noise.mean((1, 2)))
-
-
 def test_noise_is_the_same_alone_in_a_pack_and_after_a_resume(data):
-    algorithm = {"_target_": "test_learner.Noisy"}
+    algorithm = {"_target_": "learners.Noisy"}
     pack, alone, resumed = (make_learner(seeds, algorithm=algorithm) for seeds in ([0, 1], [1], [1]))
     train(pack, data, 10)
     found = [float(train(pack, data, 1, measure=True)["noise"][1])]
