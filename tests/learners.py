@@ -36,6 +36,16 @@ MEMBER = {
     "advantage_cap": 100.0,
     "bc_coef": 1.0,
 }
+DISCRETE = {
+    "q": {"_target_": "iql.networks.critics.DiscreteTwinQ", "hidden_dims": [16, 16], "initialization": "orthogonal"},
+    "policy": {
+        "_target_": "iql.networks.actors.CategoricalPolicy",
+        "hidden_dims": [16, 16],
+        "initialization": "orthogonal",
+        "dropout": None,
+    },
+}
+"""The networks for discrete actions, of which there are ACTION_DIM."""
 
 
 def make_learner(

@@ -37,7 +37,8 @@ class Step(Draws, Protocol):
     networks  by name; calls whose gradients reach the network's parameters, with dropout switched on:
               value(observations) returns V [M, B]; q(observations, actions) returns both Q [M, 2, B];
               policy(observations) returns the mean [M, B, action_dim], which may lie beyond ±1, and log_std
-              [M, 1 or B, action_dim], or None for a deterministic policy
+              [M, 1 or B, action_dim], or None for a deterministic policy; for discrete actions, which batches have
+              one-hot, a Categorical (networks.distributions)
     frozen    the same networks without gradients and with dropout switched off
     targets   the target networks, without gradients
     measured  whether this update's metrics are asked for

@@ -7,6 +7,7 @@ from torch import Tensor
 from iql.algorithms import losses
 from iql.algorithms.algorithm import Algorithm, PerMember, Step
 from iql.algorithms.diagnostics import policy_diagnostics
+from iql.networks.distributions import distribution
 
 
 class AWAC(Algorithm):
@@ -38,13 +39,13 @@ class AWAC(Algorithm):
         v = step.frozen["q"](batch.observations, own_action).amin(1)
         advantage = step.frozen["q"](batch.observations, batch.actions).amin(1) - v
         weights = losses.advantage_weights(advantage, 1 / self.awac_lambda, self.advantage_cap)
-        mean, log_std = step.networks["policy"](batch.observations)
-        log_prob = losses.log_prob(mean, log_std, batch.actions)
+        policy = distribution(step.networks["policy"](batch.observations))
+        log_prob = losses.policy_log_prob(policy, batch.actions)
         step.minimize("policy", losses.policy_loss(weights, log_prob))
         step.move_target("q", self.polyak)
         if step.measured:
             capped = (weights >= self.advantage_cap).float().mean(1)
-            step.record(q=q.mean((1, 2)), v=v.mean(1), capped_share=capped, **policy_diagnostics(log_std))
+            step.record(q=q.mean((1, 2)), v=v.mean(1), capped_share=capped, **policy_diagnostics(policy))
 
     def sample(self, step: Step, name: str, observations: Tensor) -> Tensor:
         """Actions of the policy, within ±1: [M, B, observation_dim] → [M, B, action_dim]. Raises ValueError."""

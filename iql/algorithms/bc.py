@@ -9,6 +9,7 @@ from iql.algorithms.algorithm import Algorithm, Step
 from iql.algorithms.diagnostics import policy_diagnostics
 from iql.data.trajectories import best_trajectories
 from iql.data.transitions import Transitions
+from iql.networks.distributions import distribution
 
 
 class BC(Algorithm):
@@ -28,10 +29,10 @@ class BC(Algorithm):
 
     def update(self, step: Step) -> None:
         """One step on the policy's loss."""
-        mean, log_std = step.networks["policy"](step.batch.observations)
-        step.minimize("policy", losses.cloning_loss(mean, log_std, step.batch.actions))
+        policy = distribution(step.networks["policy"](step.batch.observations))
+        step.minimize("policy", losses.cloning_loss(policy, step.batch.actions))
         if step.measured:
-            step.record(**policy_diagnostics(log_std))
+            step.record(**policy_diagnostics(policy))
 
     def rows(self, data: Transitions) -> np.ndarray:
         """The rows of the best episodes; an episode that the file cuts off belongs to none."""

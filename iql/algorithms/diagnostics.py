@@ -5,15 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iql.algorithms import losses
+from iql.networks.distributions import Categorical, Gaussian
+
 _TINY = torch.finfo(torch.float32).tiny
 
 
 def iql_diagnostics(
-    v: Tensor, q: Tensor, advantage: Tensor, weights: Tensor, cap: Tensor, log_std: Tensor | None
+    v: Tensor, q: Tensor, advantage: Tensor, weights: Tensor, cap: Tensor, policy: Gaussian | Categorical
 ) -> dict[str, Tensor]:
     """Metrics that explain an update of IQL, each [M]; nothing is synchronised to the host.
 
-    v, advantage, weights [M, B]; q [M, 2, B]; cap [M, 1]; log_std [M, ...] or None.
+    v, advantage, weights [M, B]; q [M, 2, B]; cap [M, 1]; policy: what the network gave.
     """
     return {
         "v": v.mean(1),
@@ -24,10 +27,12 @@ def iql_diagnostics(
         "capped_share": (weights >= cap).float().mean(1),
         # 0 where every weight is 0, as SQL's may be
         "effective_sample_size": weights.sum(1).square() / weights.square().sum(1).clamp(min=_TINY),
-        **policy_diagnostics(log_std),
+        **policy_diagnostics(policy),
     }
 
 
-def policy_diagnostics(log_std: Tensor | None) -> dict[str, Tensor]:
-    """The mean log standard deviation of a Gaussian policy, [M], from log_std [M, ...]; nothing for None."""
-    return {} if log_std is None else {"log_std": log_std.flatten(1).mean(1)}
+def policy_diagnostics(policy: Gaussian | Categorical) -> dict[str, Tensor]:
+    """The mean log standard deviation of a Gaussian, the mean entropy of a Categorical, [M]; else nothing."""
+    if isinstance(policy, Categorical):
+        return {"entropy": losses.entropy(policy.logits).mean(1)}
+    return {} if policy.log_std is None else {"log_std": policy.log_std.flatten(1).mean(1)}

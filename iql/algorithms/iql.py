@@ -8,6 +8,7 @@ from torch import Tensor
 from iql.algorithms import losses
 from iql.algorithms.algorithm import Algorithm, Draws, PerMember, Step
 from iql.algorithms.diagnostics import iql_diagnostics
+from iql.networks.distributions import Gaussian, distribution
 
 
 class IQL(Algorithm):
@@ -63,12 +64,13 @@ class IQL(Algorithm):
             current_v, next_v = step.frozen["value"](both).chunk(2, 1)
         advantage = target_q - current_v
         weights = self.policy_weights(advantage)
-        mean, log_std = step.networks["policy"](batch.observations)
-        log_prob = losses.log_prob(mean, log_std, batch.actions)
+        policy = distribution(step.networks["policy"](batch.observations))
+        log_prob = losses.policy_log_prob(policy, batch.actions)
         if self.extraction == "awr":
             policy_loss = losses.policy_loss(weights, log_prob)  # equation 7
         else:
-            assert self.bc_coef is not None
+            assert self.bc_coef is not None and isinstance(policy, Gaussian)
+            mean, log_std = policy
             action = mean if log_std is None else mean + log_std.exp() * step.normal("action", *mean.shape[1:])
             climbed = losses.normalized(step.networks["q"](batch.observations, action.clamp(-1, 1)).amin(1))
             policy_loss = -(climbed + self.bc_coef * log_prob).mean(-1)
@@ -80,7 +82,7 @@ class IQL(Algorithm):
         step.move_target("q", self.polyak)
 
         if step.measured:
-            step.record(**iql_diagnostics(v, q, advantage, weights, self.advantage_cap, log_std))
+            step.record(**iql_diagnostics(v, q, advantage, weights, self.advantage_cap, policy))
 
     def fit_value(self, step: Step, target_q: Tensor) -> Tensor:
         """V's step towards the target Q at the data's actions, [M, B]; returns V before it, [M, B]."""

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from iql.networks.distributions import Categorical, Gaussian
+
 
 def same_shape(**tensors: Tensor) -> None:
     """Raise ValueError unless all have one shape: broadcasting would hide a mistake."""
@@ -75,6 +77,12 @@ def squared_log_prob(mean: Tensor, actions: Tensor) -> Tensor:
     return -(actions - mean).square().sum(-1)
 
 
+def categorical_log_prob(logits: Tensor, actions: Tensor) -> Tensor:
+    """Log-probability of one-hot actions, both [M, B, action_dim]. Returns [M, B]."""
+    same_shape(logits=logits, actions=actions)
+    return (torch.log_softmax(logits, -1) * actions).sum(-1)
+
+
 def log_prob(mean: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
     """Log-density of actions [M, B, action_dim] under what a policy gives: Gaussian, or deterministic without log_std.
 
@@ -86,19 +94,34 @@ def log_prob(mean: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
     return gaussian_log_prob(mean, log_std.unsqueeze(1) if log_std.dim() == 2 else log_std, actions)
 
 
+def policy_log_prob(policy: Gaussian | Categorical, actions: Tensor) -> Tensor:
+    """Log-density or, of one-hot actions, log-probability under what a policy gives: [M, B, action_dim] → [M, B]."""
+    if isinstance(policy, Categorical):
+        return categorical_log_prob(policy.logits, actions)
+    return log_prob(policy.mean, policy.log_std, actions)
+
+
 def policy_loss(weights: Tensor, log_prob: Tensor) -> Tensor:
     """Advantage-weighted regression, equation 7: −mean weight · log π(a|s), both [M, B]. Returns [M]."""
     same_shape(weights=weights, log_prob=log_prob)
     return -(weights * log_prob).mean(-1)
 
 
-def cloning_loss(mean: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
-    """Behaviour cloning: −mean log π(a|s); of a deterministic policy the squared error's mean, over dimensions too.
+def cloning_loss(policy: Gaussian | Categorical, actions: Tensor) -> Tensor:
+    """Behaviour cloning: −mean log π(a|s), of a Categorical the cross entropy; of a deterministic policy the squared
+    error's mean, over dimensions too.
 
-    Shapes as in log_prob. Returns [M].
+    Shapes as in policy_log_prob. Returns [M].
     """
-    per_row = -log_prob(mean, log_std, actions).mean(-1)
-    return per_row if log_std is not None else per_row / actions.shape[-1]
+    per_row = -policy_log_prob(policy, actions).mean(-1)
+    deterministic = isinstance(policy, Gaussian) and policy.log_std is None
+    return per_row / actions.shape[-1] if deterministic else per_row
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """−Σ π log π of categorical distributions, in nats: logits [..., action_dim] → [...]."""
+    log_probs = torch.log_softmax(logits, -1)
+    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def gaussian_policy_gradient(weights: Tensor, mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

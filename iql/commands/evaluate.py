@@ -6,7 +6,7 @@ python scripts/evaluate.py RUN --picture paths.png               # mazes: the tr
 python scripts/evaluate.py RUN --save scores.json
 
 RUN is a run's directory; of an unfinished run the newest checkpoint is taken. Episodes are played with the mean
-action and seeds of their own: the same --seed gives the same episodes for every policy.
+action (of discrete ones the likeliest) and seeds of their own: the same --seed gives every policy the same episodes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from iql.commands.exit_codes import exit_code_of
 from iql.commands.usage import usage
 from iql.envs.d4rl.mujoco_versions import described
 from iql.errors import UserError
+from iql.evaluation.numpy_policies import NumpyCategorical
 from iql.evaluation.rollout import Episodes
 from iql.policies.saved import Trained, read_trained
 from iql.policies.video import choose_backend, film
@@ -67,9 +68,13 @@ def check(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The episodes and their results. scores, reached (None outside mazes) [E]; facts: of the simulator."""
+    """The episodes and their results. scores, reached (None outside mazes) [E]; facts: of the simulator.
+
+    action: which one was played, the mean or the likeliest.
+    """
 
     trained: Trained
+    action: str
     task: Any
     seed: int
     seeds: list[int]
@@ -107,7 +112,8 @@ def evaluate(options: argparse.Namespace) -> None:
     scores = task.score(episodes.returns)
     reached = successes(task.maze, episodes) if task.maze is not None else None
     facts = task.simulator_facts() if hasattr(task, "simulator_facts") else task.facts()
-    outcome = Outcome(trained, task, options.seed, seeds, episodes, scores, reached, facts)
+    action = "likeliest" if isinstance(act, NumpyCategorical) else "mean"
+    outcome = Outcome(trained, action, task, options.seed, seeds, episodes, scores, reached, facts)
     show(outcome)
     if options.picture is not None:
         picture(options.picture, outcome, options.trust)
@@ -123,7 +129,7 @@ def show(outcome: Outcome) -> None:
     trained, scores, episodes, facts = outcome.trained, outcome.scores, outcome.episodes, outcome.facts
     simulator = described(str(facts.get("physics")), facts.get("mujoco"), facts.get("exact_physics"))
     print(f"{trained.policy['task']}, seed {trained.policy['seed']}, update {trained.update:,}")
-    print(f"{len(scores)} episodes with the mean action, seed {outcome.seed}; {simulator}")
+    print(f"{len(scores)} episodes with the {outcome.action} action, seed {outcome.seed}; {simulator}")
     plain = (trained.manifest or {})["facts"].get("scored") == "return"
     measure = "return" if plain else "normalised score"
     print(f"{measure:<18} {scores.mean():.1f} {interval(scores)}  (± {scores.std():.1f} over episodes)")
@@ -166,7 +172,7 @@ def save(path: Path, outcome: Outcome) -> None:
         "source": str(outcome.trained.source.resolve()),
         "task": outcome.trained.policy["task"],
         "update": outcome.trained.update,
-        "action": "mean",
+        "action": outcome.action,
         "episodes": len(outcome.scores),
         "seed": outcome.seed,
         "physics": outcome.facts.get("physics"),

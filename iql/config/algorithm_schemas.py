@@ -48,7 +48,7 @@ class Algorithm(Target):
 
     networks: ClassVar[tuple[str, ...]] = ("value", "q", "policy")
     targets: ClassVar[tuple[str, ...]] = ("q",)
-    distributions: ClassVar[tuple[str, ...]] = ("gaussian", "deterministic")
+    distributions: ClassVar[tuple[str, ...]] = ("gaussian", "deterministic", "categorical")
     initialization: Initialization
     policy_mean: PolicyMean
     recipe: Recipe | None = None
@@ -122,6 +122,7 @@ class EQL(SQL):
 
 
 class XQL(Algorithm):
+    distributions: ClassVar[tuple[str, ...]] = ("gaussian", "deterministic")
     loss_temperature: Positive
     max_clip: Positive
     beta: Beta

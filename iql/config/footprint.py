@@ -17,6 +17,8 @@ def widths(settings: dict[str, Any], task: Any) -> dict[str, list[int]]:
     """The widths of the layers of V, Q and the policy; without hidden ones for a class that has no hidden_dims."""
     observation, action = task.observation_dim, task.action_dim
     ends = {"value": (observation, 1), "q": (observation + action, 1), "policy": (observation, action)}
+    if settings["network"]["q"]["_target_"] == "iql.networks.critics.DiscreteTwinQ":
+        ends["q"] = (observation, action)
     found = {}
     for name in algorithm_schema(settings["algorithm"]).networks:
         first, last = ends[name]

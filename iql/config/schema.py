@@ -23,7 +23,7 @@ from iql.config.schema_types import (
     Share,
     Target,
 )
-from iql.config.task_schemas import AntMazeTask, D4RLTask, FileTask, MadeMaze2d, MinariTask
+from iql.config.task_schemas import AntMazeTask, D4RLTask, FileTask, MadeCartPole, MadeMaze2d, MinariTask
 
 
 class Perceptron(Target):
@@ -48,6 +48,10 @@ class Policy(Perceptron):
     log_std_range: Annotated[list[float], AfterValidator(_ascending)] = Field(
         min_length=2, max_length=2, description="two numbers, the lower one first"
     )
+
+
+class CategoricalPolicy(Perceptron):
+    dropout: Share | None
 
 
 class Adam(Target):
@@ -142,6 +146,7 @@ SCHEMAS: dict[str, type[Target]] = {
     "iql.tasks.d4rl.D4RLTask": D4RLTask,
     "iql.tasks.d4rl.AntMazeTask": AntMazeTask,
     "iql.tasks.generated.MadeMaze2d": MadeMaze2d,
+    "iql.tasks.cartpole.MadeCartPole": MadeCartPole,
     "iql.tasks.file.FileTask": FileTask,
     "iql.tasks.minari.MinariTask": MinariTask,
     "iql.algorithms.iql.IQL": IQL,
@@ -154,7 +159,9 @@ SCHEMAS: dict[str, type[Target]] = {
     "iql.algorithms.awac.AWAC": AWAC,
     "iql.networks.critics.Value": Critic,
     "iql.networks.critics.TwinQ": Critic,
+    "iql.networks.critics.DiscreteTwinQ": Critic,
     "iql.networks.actors.Policy": Policy,
+    "iql.networks.actors.CategoricalPolicy": CategoricalPolicy,
     "torch.optim.Adam": Adam,
     "iql.tracking.WandbTracker": WandbTracker,
     "iql.tracking.TensorBoardTracker": Target,
@@ -206,6 +213,11 @@ def algorithm_schema(algorithm: dict[str, Any]) -> type[Algorithm]:
     """What is known of an algorithm, by its section; of one of the user's own what Algorithm assumes."""
     schema = SCHEMAS.get(algorithm["_target_"], Algorithm)
     return schema if issubclass(schema, Algorithm) else Algorithm
+
+
+def own_algorithms() -> dict[str, type[Algorithm]]:
+    """Our own algorithms, each by its option of the group `algorithm`."""
+    return {target.split(".")[2]: schema for target, schema in SCHEMAS.items() if issubclass(schema, Algorithm)}
 
 
 def constructor_arguments(section: str, node: dict[str, Any]) -> dict[str, Any]:

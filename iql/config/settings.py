@@ -15,12 +15,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iql.config.class_names import current
 from iql.config.coercion import coerced
-from iql.config.schema import MEMBER_KEYS, Run, algorithm_schema
+from iql.config.schema import MEMBER_KEYS, Run, algorithm_schema, own_algorithms
 from iql.config.trust import ALGORITHMS, IQL
 from iql.config.validation import schema_problems, target_problems
 from iql.errors import UserError
 
 Settings = dict[str, Any]
+
+_DISCRETE = {
+    "iql.networks.critics.TwinQ": False,
+    "iql.networks.critics.DiscreteTwinQ": True,
+    "iql.networks.actors.Policy": False,
+    "iql.networks.actors.CategoricalPolicy": True,
+}
+"""Whether our own networks are for discrete actions; nothing is known of a user's."""
 
 
 def read(config: DictConfig) -> list[Settings]:
@@ -60,21 +68,21 @@ def validated(settings: Settings) -> Settings:
     problems = schema_problems(Run, settings, "")
     for place, node in _objects(settings):
         problems += target_problems(place, node)
-    if problems:
+    if problems := problems or _combination_problems(settings):
         raise UserError("\n".join(problems))
-    if problem := _policy_problem(settings):
-        raise UserError(problem)
     return coerced(settings)
 
 
-def _policy_problem(settings: Settings) -> str | None:
-    """Why the algorithm cannot train the policy; nothing is known of a user's own classes."""
-    distribution = settings["network"]["policy"].get("distribution")
-    schema = algorithm_schema(settings["algorithm"])
-    if distribution is None or distribution in schema.distributions:
-        return None
-    accepted = " or ".join(schema.distributions)
-    return f"network.policy.distribution={distribution}: {schema.__name__} needs a policy that is {accepted}"
+def check_data(settings: Settings, discrete: bool) -> None:
+    """Raise UserError if the data's actions are of another kind than the networks and the algorithm learn."""
+    name = settings["env"]["name"]
+    if discrete and (problem := _discrete_problem(settings)):
+        raise UserError(f"env={name}: its actions are discrete, {problem}")
+    for network, kind in _kinds(settings).items():
+        if kind != discrete:
+            found, need = ("discrete", "continuous") if discrete else ("continuous", "discrete")
+            advice = "add network=discrete" if discrete else "leave network=discrete out"
+            raise UserError(f"env={name}: its actions are {found}, and network.{network} is for {need} ones; {advice}")
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -142,3 +150,49 @@ def _interpolation_problem(error: OmegaConfBaseException) -> str:
     if "env.rebrac" in str(error):
         return "preset=rebrac: there are no settings of ReBRAC for this env alone; leave the preset out"
     return f"{key}: " + str(error).split("\n")[0]
+
+
+def _combination_problems(settings: Settings) -> list[str]:
+    """A line for each contradiction between the networks of checked settings, and between them and the algorithm.
+
+    Nothing is known of a user's own classes.
+    """
+    kinds = _kinds(settings)
+    discrete = [name for name, kind in kinds.items() if kind]
+    problems = []
+    if discrete and len(discrete) < len(kinds):
+        problems.append(
+            f"network.{discrete[0]} is for discrete actions and network."
+            f"{next(name for name, kind in kinds.items() if not kind)} for continuous ones; "
+            "network=discrete has both for discrete ones"
+        )
+    if discrete and (problem := _discrete_problem(settings)):
+        problems.append(f"network.{discrete[0]} is for discrete actions, {problem}")
+    distribution = settings["network"]["policy"].get("distribution")
+    schema = algorithm_schema(settings["algorithm"])
+    if distribution is not None and distribution not in schema.distributions:
+        accepted = " or ".join(schema.distributions)
+        problems.append(
+            f"network.policy.distribution={distribution}: {schema.__name__} needs a policy that is {accepted}"
+        )
+    return problems
+
+
+def _kinds(settings: Settings) -> dict[str, bool]:
+    """Whether each network that is trained and sees actions is for discrete ones, where that is known."""
+    trained = algorithm_schema(settings["algorithm"]).networks
+    targets = {name: settings["network"][name]["_target_"] for name in trained}
+    return {name: _DISCRETE[target] for name, target in targets.items() if target in _DISCRETE}
+
+
+def _discrete_problem(settings: Settings) -> str | None:
+    """Why the algorithm cannot learn discrete actions, the rest of a line, or None."""
+    algorithm = settings["algorithm"]
+    if algorithm.get("extraction") == "ddpg_bc":
+        return "which have no gradient of Q for extraction=ddpg_bc; use algorithm.extraction=awr"
+    if "categorical" in algorithm_schema(algorithm).distributions:
+        return None
+    able = " or ".join(
+        sorted(name for name, schema in own_algorithms().items() if "categorical" in schema.distributions)
+    )
+    return f"which {algorithm_schema(algorithm).__name__} does not learn; use algorithm={able}"

@@ -53,7 +53,7 @@ def settings(requests: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, An
 
     All are composed at once: one at a time costs five times as much. Raises UserError.
     """
-    overrides = []
+    overrides = ["+network=mlp"]  # which an option of env may override; it is not looked at
     for index, (name, changes) in enumerate(requests):
         overrides.append(f"+env@task{index}={name}")
         overrides += [change.replace("env.", f"task{index}.", 1) for change in changes]
@@ -104,7 +104,8 @@ def recorded_task(manifest: dict[str, Any], source: str, trust: bool = False) ->
 def cached_path(node: dict[str, Any]) -> Path | None:
     """The path in the cache of an env section's file, whether it exists or not; None for data kept elsewhere."""
     if node.get("made_rows"):
-        return data_cache.generated_path(node["name"], node["made_rows"], node["made_seed"], node.get("walk_steps"))
+        variant = node.get("walk_steps"), node.get("made_random")
+        return data_cache.generated_path(node["name"], node["made_rows"], node["made_seed"], *variant)
     return data_cache.cached_path(node["url"]) if node.get("url") else None
 
 

@@ -132,6 +132,15 @@ class FileTask(OwnData):
     gym_id: Name | None
 
 
+class MadeCartPole(OwnData):
+    path: Name | None
+    keys: Keys | None = None
+    next_observations: Literal["row", "file"] = "row"
+    made_rows: Annotated[int, Field(ge=1000, le=10_000_000)]
+    made_seed: Annotated[int, Field(ge=0)]
+    made_random: Annotated[float, Field(ge=0, le=1)]
+
+
 class MinariTask(OwnData):
     dataset: Name | None
     trust: bool = False

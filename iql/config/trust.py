@@ -14,12 +14,21 @@ from typing import Any
 from iql.config.class_names import MOVED
 from iql.errors import UserError
 
-NETWORKS = frozenset({"iql.networks.critics.Value", "iql.networks.critics.TwinQ", "iql.networks.actors.Policy"})
+NETWORKS = frozenset(
+    {
+        "iql.networks.critics.Value",
+        "iql.networks.critics.TwinQ",
+        "iql.networks.critics.DiscreteTwinQ",
+        "iql.networks.actors.Policy",
+        "iql.networks.actors.CategoricalPolicy",
+    }
+)
 TASKS = frozenset(
     {
         "iql.tasks.d4rl.D4RLTask",
         "iql.tasks.d4rl.AntMazeTask",
         "iql.tasks.generated.MadeMaze2d",
+        "iql.tasks.cartpole.MadeCartPole",
         "iql.tasks.file.FileTask",
         "iql.tasks.minari.MinariTask",
     }

@@ -18,7 +18,7 @@ from hydra.errors import (
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from iql.config.schema import GROUPS, PLACES, SCHEMAS, SETTINGS_ONLY, Run, constructor_arguments
+from iql.config.schema import GROUPS, PLACES, SCHEMAS, SETTINGS_ONLY, Run, constructor_arguments, own_algorithms
 from iql.config.schema_types import Node, Target
 from iql.config.trust import ALGORITHMS
 
@@ -50,7 +50,7 @@ def composition_problem(error: BaseException) -> str | None:
 
 def _algorithms_with(key: str) -> list[str]:
     """The names of the project's algorithms that have a setting."""
-    return [schema.__name__ for schema in map(SCHEMAS.__getitem__, sorted(ALGORITHMS)) if key in schema.model_fields]
+    return [schema.__name__ for _, schema in sorted(own_algorithms().items()) if key in schema.model_fields]
 
 
 def one_line(text: str) -> str:

@@ -24,7 +24,7 @@ class Transitions:
     instead of a copy called next_observations halves the memory.
 
     observations      [R, observation_dim] float32, normalised where the task says so
-    actions           [R, action_dim] float32, within ±(1 − 1e-5)
+    actions           [R, action_dim] float32, within ±(1 − 1e-5); discrete ones one-hot
     rewards           [R] float32, transformed as the task says
     masks             [R] float32, 1 − terminals
     rows              [N] int64, ascending; the rows that may be sampled, none of them the last one
@@ -59,11 +59,13 @@ def from_rows(
     *,
     reward: str = "none",
     normalize: bool = False,
+    discrete: bool = False,
 ) -> Transitions:
     """Transitions of the rows on file: D4RL's Q-learning view, rewards and observations transformed.
 
     observations [R, O], actions [R, A] and rewards [R] are float32 and are changed in place, so that
-    the dataset is in memory once; terminals and timeouts [R] are bool. Raises UserError where no transition
+    the dataset is in memory once; terminals and timeouts [R] are bool. discrete: actions are one-hot, not to be
+    clipped. Raises UserError where no transition
     is left or the returns give no scale.
     """
     rows = qlearning_rows(timeouts)
@@ -73,7 +75,8 @@ def from_rows(
             "there is no transition to learn from; record at least two rows of an episode"
         )
     transform_rewards(reward, observations, rewards, terminals, rows)
-    np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
+    if not discrete:
+        np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
     dim = observations.shape[1]
     mean, std = np.zeros(dim, np.float32), np.ones(dim, np.float32)
     if normalize:

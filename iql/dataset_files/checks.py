@@ -30,17 +30,20 @@ MAX_ROWS = 1 << 20
 """The most rows that are read where a part is enough."""
 
 
-def data_warnings(data: Rows, reward: str, antmaze: bool = False, normalize: bool = False) -> list[str]:
+def data_warnings(
+    data: Rows, reward: str, antmaze: bool = False, normalize: bool = False, discrete: bool = False
+) -> list[str]:
     """A line for each finding in the rows and in the transforms that they are to get.
 
     antmaze    whether the task rewards reaching its goal only, and ends there
     normalize  whether observations will be normalised
+    discrete   whether actions are one-hot
     """
     return [
         *_check_ends(data),
         *_check_rewards(data, reward, antmaze),
         *_check_scales(data, normalize),
-        *_check_actions(data),
+        *(_check_choices(data) if discrete else _check_actions(data)),
     ]
 
 
@@ -151,12 +154,27 @@ def _check_actions(data: Rows) -> list[str]:
     if (actions == np.rint(actions)).all() and len(values := np.unique(actions)) > 1 and values.min() >= 0:
         return [
             f"all of its actions are whole numbers ({', '.join(f'{value:g}' for value in values[:5])}"
-            f"{', …' if len(values) > 5 else ''}): they look discrete, and IQL here learns continuous control only"
+            f"{', …' if len(values) > 5 else ''}): they look discrete; saved as integers they are, with "
+            "network=discrete"
         ]
     if beyond > MAX_BEYOND:
         return [
             f"{beyond:.0%} of its action entries lie beyond ±1, so they were recorded in other bounds, which clipping "
             "does not mend: scale them to ±1, or give the environment whose bounds they have (env=hdf5 env.gym_id=ID)"
+        ]
+    return []
+
+
+def _check_choices(data: Rows) -> list[str]:
+    """Discrete actions of which the data tells nothing; actions are one-hot."""
+    taken: np.ndarray = np.any(data.actions, axis=0)
+    if taken.sum() == 1:
+        return [f"every row's action is {int(taken.argmax())}: there is nothing to choose between"]
+    if len(missing := np.flatnonzero(~taken)):
+        shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        return [
+            f"{len(missing)} of its {len(taken)} actions never occur ({shown}): nothing is learned of them, and their "
+            "Q means nothing"
         ]
     return []
 

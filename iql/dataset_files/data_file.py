@@ -77,7 +77,7 @@ def _ogbench(file: Mapping[str, Column], path: Path, keys: Mapping[str, Any] | N
         timeouts = ~rows.flags(columns["valids"], "valids", path) if "valids" in columns else ends
     taken = Rows(
         rows.table(columns["observations"], "observations", path),
-        rows.table(columns["actions"], "actions", path),
+        rows.actions(columns["actions"], path),
         rows.column(columns["rewards"], "rewards", path),
         terminals,
         timeouts,

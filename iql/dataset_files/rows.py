@@ -19,7 +19,7 @@ class Rows:
     """A file's rows, all finite. Row i + 1 is the successor of row i, unless i is a timeout.
 
     observations  [R, observation_dim] float32
-    actions       [R, action_dim] float32, as on file
+    actions       [R, action_dim] float32, as on file; [R] int64 where whole numbers are on file, discrete actions
     rewards       [R] float32
     terminals     [R] bool
     timeouts      [R] bool
@@ -55,16 +55,11 @@ class Episode:
 
 
 def require(columns: Mapping[str, Column], keys: Iterable[str], source: Path | str) -> None:
-    """Raise UserError unless all `keys` are arrays of numbers of one length above zero, and actions no integers."""
+    """Raise UserError unless all `keys` are arrays of numbers of one length above zero."""
     keys = list(keys)
     for key in keys:
         if columns[key].dtype.kind not in "fiub" or columns[key].ndim == 0:
             raise UserError(f"{source}: {key} is {describe(columns[key])}, not an array of numbers")
-    if columns["actions"].dtype.kind != "f":
-        raise UserError(
-            f"{source}: actions is {describe(columns['actions'])}; whole numbers are discrete actions, and IQL here "
-            "learns continuous control only. If they are continuous, save them as floating-point numbers"
-        )
     lengths = {key: len(columns[key]) for key in keys}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{key} {length:,}" for key, length in lengths.items())
@@ -92,7 +87,7 @@ def take(columns: Mapping[str, Column], source: Path | str, horizon: int | None)
         timeouts = np.zeros(len(terminals), bool)
     return Rows(
         table(columns["observations"], "observations", source),
-        table(columns["actions"], "actions", source),
+        actions(columns["actions"], source),
         column(columns["rewards"], "rewards", source),
         terminals,
         timeouts,
@@ -147,6 +142,21 @@ def table(data: Column, key: str, source: Path | str) -> np.ndarray:
         images = "; images are not read" if data.ndim > 2 and data.dtype == np.uint8 else ""
         raise UserError(f"{source}: {key} is {describe(data)} where [rows, entries] is needed{images}")
     return _finite(data, key, source)
+
+
+def actions(data: Column, source: Path | str) -> np.ndarray:
+    """Continuous actions [R, entries] float32, all finite; of a type of whole numbers discrete ones, [R] int64.
+
+    Raises UserError.
+    """
+    if data.dtype.kind == "f":
+        return table(data, "actions", source)
+    if data.ndim != 1 and data.shape[1:] != (1,):
+        raise UserError(
+            f"{source}: actions is {describe(data)}; discrete actions are one whole number a row, [rows] or [rows, 1]. "
+            "If they are continuous, save them as floating-point numbers"
+        )
+    return np.asarray(data[...]).astype(np.int64).reshape(-1)
 
 
 def column(data: Column, key: str, source: Path | str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Observation and action spaces of any continuous-control environment as flat vectors."""
+"""Observation and action spaces of any environment as flat vectors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformAction, TransformObservation
 
 from iql.data.transitions import BLOCK
+from iql.envs import discrete
 from iql.errors import UserError
 
 ROUNDING = 1e-5
@@ -63,7 +64,7 @@ class ActionScale:
 
 
 def check(observations: gymnasium.Space, actions: gymnasium.Space, source: str) -> None:
-    """Raise UserError unless observations can be flattened and actions are continuous."""
+    """Raise UserError unless observations can be flattened and actions are continuous, or Discrete from 0 on."""
     for leaf in _leaves(observations):
         if isinstance(leaf, spaces.Box) and _is_image(leaf):
             raise UserError(f"{source}: observations are images ({leaf}), which no network here reads")
@@ -71,7 +72,7 @@ def check(observations: gymnasium.Space, actions: gymnasium.Space, source: str) 
             raise UserError(f"{source}: observations of the kind {leaf} cannot be made into a vector of numbers")
     for leaf in _leaves(actions):
         if not isinstance(leaf, spaces.Box) or not np.issubdtype(leaf.dtype, np.floating):
-            raise UserError(f"{source}: actions are {leaf}, not continuous; IQL here learns continuous control only")
+            discrete.check(actions, source)
 
 
 def fits(recorded: gymnasium.Space, space: gymnasium.Space) -> bool:
@@ -112,18 +113,21 @@ def flatten(space: gymnasium.Space, values: Any) -> np.ndarray:
 
 def flat_env(
     env: gymnasium.Env,
-    scale: ActionScale,
+    scale: ActionScale | None,
     observation_space: gymnasium.Space | None = None,
     action_space: gymnasium.Space | None = None,
 ) -> gymnasium.Env:
-    """The environment with flat observations, and flat actions within ±1.
+    """The environment with flat observations, and flat actions within ±1; discrete ones one-hot, without a scale.
 
     The spaces are those of the data, whose dictionaries may have their parts in another order than the environment's,
     or fewer; None: the environment's own.
     """
     observations = observation_space or env.observation_space
     actions = action_space or env.action_space
-    if not (scale.unit and isinstance(actions, spaces.Box) and len(actions.shape) == 1):
+    if scale is None:
+        assert isinstance(actions, spaces.Discrete)
+        env = discrete.by_number(env, int(actions.n))
+    elif not (scale.unit and isinstance(actions, spaces.Box) and len(actions.shape) == 1):
         unit = spaces.Box(-1.0, 1.0, scale.low.shape, np.float32)
         env = TransformAction(env, partial(_shaped, actions, scale), unit)
     return TransformObservation(env, partial(spaces.flatten, observations), spaces.flatten_space(observations))

@@ -25,19 +25,34 @@ class NumpyPolicy:
     std: np.ndarray
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
-        x = (observations - self.mean) / self.std
-        last = len(self.kernels) - 1
-        for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-            x = x @ kernel
-            x += bias
-            if layer < last:
-                np.maximum(x, 0, out=x)
+        x = _perceptron(self.kernels, self.biases, (observations - self.mean) / self.std)
         return np.clip(np.tanh(x) if self.squash else x, -1, 1)
 
 
 @dataclass(frozen=True)
+class NumpyCategorical:
+    """The likeliest action of this package's categorical policy: [B, observation_dim] → one-hot [B, action_dim].
+
+    Fields as in NumpyPolicy.
+    """
+
+    kernels: Sequence[np.ndarray]
+    biases: Sequence[np.ndarray]
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        logits = _perceptron(self.kernels, self.biases, (observations - self.mean) / self.std)
+        hot = np.zeros_like(logits)
+        np.put_along_axis(hot, logits.argmax(1)[:, None], 1.0, axis=1)
+        return hot + 0 * logits  # so that logits that are not finite are noticed
+
+
+@dataclass(frozen=True)
 class TorchPolicy:
-    """The mean of a user's own policy class, of one member (networks.lifting.Single); unpickling it imports torch.
+    """The mean, or the likeliest action one-hot, of a user's own policy class, of one member (networks.lifting.Single).
+
+    Unpickling it imports torch.
 
     mean, std  as in NumpyPolicy
     """
@@ -50,5 +65,13 @@ class TorchPolicy:
         import torch
 
         with torch.no_grad():
-            mean, _ = self.module(torch.from_numpy((observations - self.mean) / self.std))
-        return mean.clamp(-1, 1).numpy()
+            return self.module(torch.from_numpy((observations - self.mean) / self.std)).greedy().numpy()
+
+
+def _perceptron(kernels: Sequence[np.ndarray], biases: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
+    for layer, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+        x = x @ kernel
+        x += bias
+        if layer < len(kernels) - 1:
+            np.maximum(x, 0, out=x)
+    return x

@@ -15,10 +15,10 @@ from torch import nn
 
 from iql.data.random_streams import key
 from iql.errors import UserError
-from iql.evaluation.numpy_policies import NumpyPolicy, TorchPolicy
+from iql.evaluation.numpy_policies import NumpyCategorical, NumpyPolicy, TorchPolicy
 from iql.evaluation.rollout import CHUNK, Act, EpisodeError, Episodes, joined
 from iql.evaluation.workers import RolloutWorkers, pickled
-from iql.networks.actors import Policy
+from iql.networks.actors import CategoricalPolicy, Policy
 from iql.networks.lifting import Single
 from iql.runs.metrics_file import Record
 
@@ -59,9 +59,11 @@ def actor(policy: nn.Module, weights: Weights, mean: np.ndarray, std: np.ndarray
 
     mean, std: [observation_dim] float32, what observations are shifted and divided by.
     """
-    if type(policy) is Policy:
+    if isinstance(policy, Policy | CategoricalPolicy) and type(policy) in (Policy, CategoricalPolicy):
         layers = range(len(policy.net.kernels))
         kernels, biases = ([weights[f"net.{part}.{n}"].numpy() for n in layers] for part in ("kernels", "biases"))
+        if isinstance(policy, CategoricalPolicy):
+            return NumpyCategorical(kernels, biases, mean, std)
         return NumpyPolicy(kernels, biases, policy.squash, mean, std)
     return TorchPolicy(Single(policy, weights), mean, std)
 

@@ -22,6 +22,7 @@ from iql.execution.mlp_passes import Buffers, Part, Pass
 from iql.learner.learner import Learner, Metrics
 from iql.learner.optimizers import PackAdam
 from iql.learner.parameters import FlatParameters
+from iql.networks.distributions import Gaussian
 from iql.networks.mlp import PRODUCT_TYPES
 
 
@@ -183,9 +184,9 @@ class IQLGradients:
         """The metrics of the update that ended last, [M] each, if it was measured."""
         if not measured:
             return None
-        q, mean, log_std = torch.stack(self._by_copy(self.q), 1), self._policy.output, measured["log_std"]
+        q, policy = torch.stack(self._by_copy(self.q), 1), Gaussian(self._policy.output, measured["log_std"])
         cap = self._algorithm.advantage_cap
-        log_prob = losses.log_prob(mean, log_std, batch.actions)
+        log_prob = losses.policy_log_prob(policy, batch.actions)
         q_norms = torch.stack([measured[f"q{part}"] for part in range(len(self.q))])
         return self._learner.metrics(
             losses={
@@ -193,7 +194,7 @@ class IQLGradients:
                 "q": self._algorithm.q_loss(q, target),
                 "policy": losses.policy_loss(weights, log_prob),
             },
-            recorded=iql_diagnostics(measured["v"], q, measured["advantage"], weights, cap, log_std),
+            recorded=iql_diagnostics(measured["v"], q, measured["advantage"], weights, cap, policy),
             gradient_norms={
                 "value": measured["value"],
                 "q": torch.linalg.vector_norm(q_norms, dim=0),

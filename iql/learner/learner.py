@@ -15,7 +15,8 @@ from iql.learner.noise import Noise
 from iql.learner.optimizers import MemberOptimizers, PackAdam, adam_settings
 from iql.learner.parameters import FlatParameters
 from iql.learner.schedules import SCHEDULES, rate_factor
-from iql.networks.actors import Policy
+from iql.networks.actors import CategoricalPolicy, Policy
+from iql.networks.distributions import distribution
 from iql.networks.lifting import Lifted
 from iql.networks.mlp import MLP, PRODUCT_TYPES
 
@@ -85,7 +86,7 @@ class Learner:
         `update_count` is advanced by the caller.
         """
         for network in self.networks.values():
-            if isinstance(network, Lifted | Policy):
+            if isinstance(network, Lifted | Policy | CategoricalPolicy):
                 network.update_number = number
         step = _Step(self, batch, number, phase, measure)
         self.algorithm.update(step)
@@ -123,9 +124,8 @@ class Learner:
         }
 
     def mean_actions(self, observations: Tensor) -> Tensor:
-        """The policy's deterministic actions, clipped to ±1: [M, B, observation_dim] → [M, B, action_dim]."""
-        mean, _ = self.frozen["policy"](observations)
-        return mean.clamp(-1, 1)
+        """The policy's greedy actions, within ±1 or one-hot: [M, B, observation_dim] → [M, B, action_dim]."""
+        return distribution(self.frozen["policy"](observations)).greedy()
 
     def state(self, member: int) -> dict[str, Any]:
         """The state needed to resume one member: networks, optimizers, number of updates."""

@@ -1,4 +1,4 @@
-"""The policy network, for a whole pack."""
+"""The policy networks, for a whole pack."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from iql.networks.distributions import Categorical, Gaussian
 from iql.networks.dropout import DropoutMasks
 from iql.networks.mlp import MLP
 
@@ -43,13 +44,42 @@ class Policy(nn.Module):
         self.dropout = DropoutMasks(dropout, hidden_dims, seeds) if dropout else None
         self.log_std_range = tuple(log_std_range)
 
-    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, observations: Tensor) -> Gaussian:
         masks = None
         if self.training and self.dropout is not None:
             masks = self.dropout.at(self.update_number, observations.shape[1])
         mean = self.net(observations, masks)
         log_std = None if self.log_std is None else self.log_std.clamp(*self.log_std_range).unsqueeze(1)
-        return torch.tanh(mean) if self.squash else mean, log_std
+        return Gaussian(torch.tanh(mean) if self.squash else mean, log_std)
+
+
+class CategoricalPolicy(nn.Module):
+    """The policy for discrete actions: observations [M, B, observation_dim] → logits [M, B, action_dim].
+
+    action_dim: the number of actions. dropout as in Policy.
+    """
+
+    member_axis = True
+    update_number: int | Tensor = 0  # the learner counts it up
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        seeds: Sequence[int],
+        hidden_dims: Sequence[int],
+        initialization: str,
+        dropout: float | None,
+    ):
+        super().__init__()
+        self.net = MLP([observation_dim, *hidden_dims, action_dim], seeds, ["policy"], initialization)
+        self.dropout = DropoutMasks(dropout, hidden_dims, seeds) if dropout else None
+
+    def forward(self, observations: Tensor) -> Categorical:
+        masks = None
+        if self.training and self.dropout is not None:
+            masks = self.dropout.at(self.update_number, observations.shape[1])
+        return Categorical(self.net(observations, masks))
 
 
 def _chosen(value: str, yes: str, no: str) -> bool:

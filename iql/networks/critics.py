@@ -50,3 +50,28 @@ class TwinQ(nn.Module):
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         return self.net(torch.cat([observations, actions], -1)).squeeze(-1)
+
+
+class DiscreteTwinQ(nn.Module):
+    """Two Q(s, ·) with a head for each of `action_dim` discrete actions.
+
+    observations [M, B, observation_dim], one-hot actions [M, B, action_dim] → the actions' heads, [M, 2, B].
+    """
+
+    member_axis = True
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        seeds: Sequence[int],
+        hidden_dims: Sequence[int],
+        initialization: str,
+        layer_norm: str | None = None,
+    ):
+        super().__init__()
+        widths = [observation_dim, *hidden_dims, action_dim]
+        self.net = MLP(widths, seeds, ["q1", "q2"], initialization, layer_norm)
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return (self.net(observations) * actions.unsqueeze(1)).sum(-1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from iql.data.random_streams import key
+from iql.networks.distributions import Categorical, Gaussian, distribution
 
 
 def build(factory: Callable, names: Sequence[str], seeds: Sequence[int], **dims: int) -> nn.Module:
@@ -108,13 +109,18 @@ class Single(nn.Module):
         for parameter, saved in zip(self.module.parameters(), weights.values(), strict=True):
             parameter.data = saved[None] if self.lead else saved
 
-    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
-        """observations [B, observation_dim] → mean [B, action_dim]; log_std that broadcasts to it, or None."""
-        mean, log_std = self.module(observations[None] if self.lead else observations)
-        return (mean[0], None if log_std is None else log_std[0]) if self.lead else (mean, log_std)
+    def forward(self, observations: Tensor) -> Gaussian | Categorical:
+        """observations [B, observation_dim] → mean or logits [B, action_dim], log_std that broadcasts or None."""
+        given = distribution(self.module(observations[None] if self.lead else observations))
+        if not self.lead:
+            return given
+        if isinstance(given, Categorical):
+            return Categorical(given.logits[0])
+        return Gaussian(given.mean[0], None if given.log_std is None else given.log_std[0])
 
 
 def _stack(outputs: list):
     if isinstance(outputs[0], tuple):
-        return tuple(_stack(list(parts)) for parts in zip(*outputs, strict=True))
+        parts = [_stack(list(each)) for each in zip(*outputs, strict=True)]
+        return Categorical(*parts) if isinstance(outputs[0], Categorical) else tuple(parts)
     return None if outputs[0] is None else torch.stack(outputs).float()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from iql.errors import UserError
+from iql.networks.distributions import Categorical
 from iql.policies.policy import TrainedPolicy, load_policy
 from iql.system.atomic_files import replace_file
 
@@ -27,17 +28,25 @@ _PROBES = 256
 
 
 class Outputs(nn.Module):
-    """Observations [B, observation_dim] → action (the mean within ±1), mean, a Gaussian's log_std, [B, action_dim]."""
+    """Observations [B, observation_dim] → action (the mean within ±1), mean, a Gaussian's log_std, [B, action_dim].
+
+    For discrete actions → action [B] int64, logits [B, action_dim].
+    """
 
     def __init__(self, policy: TrainedPolicy):
         super().__init__()
         self.policy = policy
-        with torch.no_grad():
-            gaussian = policy(torch.zeros(1, policy.observation_dim))[1] is not None
-        self.names = ["action", "mean", *["log_std"] * gaussian]
+        self.names = ["action", "logits"]
+        if not policy.discrete:
+            with torch.no_grad():
+                gaussian = policy(torch.zeros(1, policy.observation_dim))[1] is not None
+            self.names = ["action", "mean", *["log_std"] * gaussian]
 
     def forward(self, observations: Tensor) -> tuple[Tensor, ...]:
-        mean, log_std = self.policy(observations)
+        given = self.policy(observations)
+        if isinstance(given, Categorical):
+            return given.logits.argmax(-1), given.logits
+        mean, log_std = given
         outputs = mean.clamp(-1, 1), mean
         return outputs if log_std is None else (*outputs, log_std)
 
@@ -147,7 +156,13 @@ def _difference(outputs: Outputs, play: Player) -> float:
         observations = batch.astype(np.float32)
         with torch.no_grad():
             expected = [each.numpy() for each in outputs(torch.from_numpy(observations))]
-        for one, other in zip(expected, play(observations), strict=True):
+        played = play(observations)
+        if policy.discrete:  # of two actions that are alike to the last bit either may be taken
+            logits = expected[1]
+            expected[0], played[0] = (
+                np.take_along_axis(logits, each.reshape(-1, 1), 1) for each in (expected[0], played[0])
+            )
+        for one, other in zip(expected, played, strict=True):
             worst = max(worst, float((np.abs(one - other) / np.maximum(1.0, np.abs(one))).max()))
     return worst
 

@@ -33,6 +33,13 @@ _LOADING = {
 }
 
 
+_DISCRETE_LOADING = {
+    ".safetensors": _LOADING[".safetensors"],
+    ".onnx": _LOADING[".onnx"].replace("action, mean, *log_std", "action, logits"),
+    ".pt2": _LOADING[".pt2"].replace("action, mean, *log_std", "action, logits"),
+}
+
+
 def model_card(policy: TrainedPolicy, run: Path, files: list[Path]) -> str:
     """The card of a policy exported to `files` from the directory `run`, as Markdown with Hugging Face's front matter.
 
@@ -61,14 +68,14 @@ def model_card(policy: TrainedPolicy, run: Path, files: list[Path]) -> str:
         "",
         f"A policy trained offline with {algorithm} for {policy.update:,} updates"
         + ("." if summary else f" of {settings['updates']:,}: its run has not ended."),
-        f"Observations have {policy.observation_dim} entries, actions {policy.action_dim} within ±1. "
-        "Normalisation of observations and bounds of actions are inside.",
+        f"Observations have {policy.observation_dim} entries, {_actions(policy)}",
         "",
         "## Use",
         "",
     ]
     for file in files:
-        code = _LOADING[file.suffix].format(name=file.name, size=policy.observation_dim)
+        loading = _DISCRETE_LOADING if policy.discrete else _LOADING
+        code = loading[file.suffix].format(name=file.name, size=policy.observation_dim)
         lines += ["```python", code, "```", ""]
     lines += ["## Scores", "", *_scores(run, settings, summary), ""]
     physics = summary or facts
@@ -108,6 +115,12 @@ def model_card(policy: TrainedPolicy, run: Path, files: list[Path]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _actions(policy: TrainedPolicy) -> str:
+    if policy.discrete:
+        return f"an action is a whole number, 0 to {policy.action_dim - 1}. Normalisation of observations is inside."
+    return f"actions {policy.action_dim} within ±1. Normalisation of observations and bounds of actions are inside."
 
 
 def _scores(run: Path, settings: dict[str, Any], summary: dict[str, Any] | None) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from iql.config.trust import NETWORKS, factory
 from iql.errors import UserError
+from iql.networks.distributions import Categorical, Gaussian
 from iql.networks.lifting import Single, build
 from iql.policies.saved import Trained, read_trained
 
@@ -37,7 +38,8 @@ class TrainedPolicy(nn.Module):
 
     task             as on the command line, hopper-medium-v2
     update           the update that its weights are from
-    observation_dim, action_dim  entries of an observation and of an action
+    observation_dim, action_dim  entries of an observation and of an action; of discrete actions their number
+    discrete         whether actions are whole numbers 0 … action_dim − 1
     settings         the whole configuration of its run; None where only the policy is known
     trained          what it was made from
     """
@@ -58,34 +60,46 @@ class TrainedPolicy(nn.Module):
         weights = trained.networks["policy"]
         network = make_network(trained, "policy", trust)
         self.network = Single(network, weights)
+        with torch.no_grad():
+            self.discrete = isinstance(self(torch.zeros(1, self.observation_dim)), Categorical)
 
-    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, observations: Tensor) -> Gaussian | Categorical:
         """Mean [B, action_dim], as the network gives it, and log std [B, action_dim], for observations [B, …] float32.
 
-        log std is None of a deterministic policy.
+        log std is None of a deterministic policy. For discrete actions Categorical, with logits [B, action_dim].
         """
-        mean, log_std = self.network((observations - self.mean) / self.std)
-        return mean, None if log_std is None else log_std.expand_as(mean)
+        given = self.network((observations - self.mean) / self.std)
+        if isinstance(given, Categorical) or given.log_std is None:
+            return given
+        return Gaussian(given.mean, given.log_std.expand_as(given.mean))
 
     @torch.no_grad()
     def act(self, observations: Array, deterministic: bool = True, generator: torch.Generator | None = None) -> Array:
         """Actions within ±1 for one observation [observation_dim] or many [B, observation_dim].
 
-        NumPy gives NumPy (float32), torch gives torch. deterministic: the mean, which is what evaluations play; else
-        a sample of the Gaussian, drawn from `generator` or torch's own. Raises ValueError for another size, and for
-        a sample of a deterministic policy.
+        NumPy gives NumPy (float32), torch gives torch. Discrete actions are whole numbers, int64 [] or [B].
+        deterministic: the mean or the likeliest action, which is what evaluations play; else a sample of the
+        distribution, drawn from `generator` or torch's own. Raises ValueError for another size, and for a sample of a
+        deterministic policy.
         """
         inputs = torch.as_tensor(observations, dtype=torch.float32)
         if inputs.ndim not in (1, 2) or inputs.shape[-1] != self.observation_dim:
             size = self.observation_dim
             raise ValueError(f"observations of {self.task} are [{size}] or [B, {size}], not {list(inputs.shape)}")
-        mean, log_std = self(inputs.reshape(-1, self.observation_dim).to(self.mean.device))
-        if not deterministic:
-            if log_std is None:
-                raise ValueError("this policy is deterministic: there is no distribution to sample from")
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-            mean = mean + log_std.exp() * noise
-        actions = mean.clamp(-1, 1).reshape(*inputs.shape[:-1], self.action_dim)
+        given = self(inputs.reshape(-1, self.observation_dim).to(self.mean.device))
+        if isinstance(given, Categorical):
+            chosen = given.logits.argmax(-1)
+            if not deterministic:
+                chosen = torch.multinomial(given.logits.softmax(-1), 1, generator=generator).squeeze(-1)
+            actions = chosen.reshape(inputs.shape[:-1])
+        else:
+            mean, log_std = given
+            if not deterministic:
+                if log_std is None:
+                    raise ValueError("this policy is deterministic: there is no distribution to sample from")
+                noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+                mean = mean + log_std.exp() * noise
+            actions = mean.clamp(-1, 1).reshape(*inputs.shape[:-1], self.action_dim)
         return actions.cpu().numpy() if isinstance(observations, np.ndarray) else actions.to(inputs.device)
 
 

@@ -64,10 +64,13 @@ def cached_path(url: str) -> Path:
     return cache_dir() / name
 
 
-def generated_path(name: str, rows: int, seed: int, walk_steps: int | None = None) -> Path:
+def generated_path(
+    name: str, rows: int, seed: int, walk_steps: int | None = None, random_share: float | None = None
+) -> Path:
     """The path in our own cache of a file of generated data, whether it exists or not."""
     walks = f"-walks{walk_steps}" if walk_steps else ""
-    return cache_dir() / "made" / f"{name}{walks}-rows{rows}-seed{seed}.hdf5"
+    random = "" if random_share is None else f"-random{random_share:g}"
+    return cache_dir() / "made" / f"{name}{walks}{random}-rows{rows}-seed{seed}.hdf5"
 
 
 def d4rl_dirs() -> list[Path]:

@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 
 from iql.dataset_files import data_file
 from iql.dataset_files.checks import version_warning
+from iql.dataset_files.discrete_actions import refuse
 from iql.dataset_files.rows import Rows
 from iql.envs.d4rl.mazes import MAZES
 from iql.errors import UserError
@@ -87,6 +88,7 @@ class D4RLTask(RecordedTask):
         path = self.locate()
         own = self.next_observations if self.custom else None  # D4RL's own files are read as D4RL reads them
         data = data_file.read(path, self.horizon, self.keys, own)
+        refuse(data, path, self.name)
         self._check_sizes(data, path)
         self._check_rows(data, path)
         if warning := version_warning(path, self.name, self.url):

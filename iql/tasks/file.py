@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 
 from iql.dataset_files import data_file
+from iql.dataset_files.discrete_actions import is_discrete, one_hot
 from iql.dataset_files.rows import Rows
 from iql.envs import spaces
 from iql.envs.d4rl.physics import version_of
@@ -24,13 +25,14 @@ class FileTask(RecordedTask):
 
     path      an HDF5 file in D4RL's layout, or a NumPy archive (.npz) in D4RL's or OGBench's
     gym_id    the environment to evaluate in, for gymnasium.make ("module:Name-v0" imports the module first); None:
-              no evaluation, and actions on file must lie within ±1
+              no evaluation, and continuous actions on file must lie within ±1
     horizon   steps after which an episode is cut, in evaluation and in files without timeouts; None: the
               environment's own
     ref_min, ref_max  returns that score 0 and 100; None: a score is the return
     keys, next_observations  how the file is read, see iql.dataset_files.data_file.read
 
-    The other arguments are RecordedTask's.
+    Actions of a type of whole numbers are discrete: as many as the environment has, without one those up to the data's
+    largest. The other arguments are RecordedTask's.
     """
 
     def __init__(
@@ -60,23 +62,33 @@ class FileTask(RecordedTask):
         return data_cache.find(None, self.path)
 
     def read(self) -> tuple[Rows, Path]:
-        """The file's rows, with actions scaled to ±1 by the environment's bounds, and its path. Raises UserError."""
+        """The file's rows, with actions scaled to ±1 by the environment's bounds or one-hot, and its path.
+
+        Raises UserError.
+        """
         path = self.locate()
         data = data_file.read(path, self._limit, self.keys, self.next_observations)
+        self.discrete = is_discrete(data)
+        if self.discrete:
+            data = one_hot(data, self._count(path), path)
         self.observation_dim, self.action_dim = data.observations.shape[1], data.actions.shape[1]
         if self.gym_id is not None:
             self._check_sizes(path)
-            self._scale = spaces.ActionScale.of(self._env.action_space, data.actions)
-            self._scale.to_unit(data.actions)
+            if not self.discrete:
+                self._scale = spaces.ActionScale.of(self._env.action_space, data.actions)
+                self._scale.to_unit(data.actions)
         return data, path
 
     def env_makers(self, num: int) -> list[Callable[[], gymnasium.Env]]:
-        """A constructor for each of `num` environments, flat and with actions within ±1. Raises UserError if none."""
+        """A constructor for each of `num` environments, flat and with actions within ±1 or one-hot.
+
+        Raises UserError if none.
+        """
         if self.gym_id is None:
             raise UserError(f"{self.name} has nothing to evaluate in: give env.gym_id=ID, or evaluation=none")
         if self._limit is None:
             raise UserError(f"env.gym_id={self.gym_id} has no limit of steps: give env.horizon=STEPS")
-        if self._scale is None:
+        if not hasattr(self, "action_dim"):
             self.read()
         return [partial(_flat, self.gym_id, self.horizon, self._scale)] * num
 
@@ -101,7 +113,24 @@ class FileTask(RecordedTask):
         spaces.check(env.observation_space, env.action_space, f"env.gym_id={self.gym_id}")
         return env
 
+    def _count(self, path: Path) -> int | None:
+        """The number of the environment's actions, None without one. Raises UserError unless they are discrete."""
+        if self.gym_id is None:
+            return None
+        space = self._env.action_space
+        if not isinstance(space, gymnasium.spaces.Discrete):
+            raise UserError(
+                f"{path} has whole numbers as actions, discrete ones, but {self.gym_id} takes {space}; if they are "
+                "continuous, save them as floating-point numbers"
+            )
+        return int(space.n)
+
     def _check_sizes(self, path: Path) -> None:
+        if not self.discrete and isinstance(self._env.action_space, gymnasium.spaces.Discrete):
+            raise UserError(
+                f"{path} has floating-point numbers as actions, continuous ones, but {self.gym_id} takes "
+                f"{self._env.action_space}; save them as integers, [rows] or [rows, 1]"
+            )
         have = self.observation_dim, self.action_dim
         need = tuple(gymnasium.spaces.flatdim(s) for s in (self._env.observation_space, self._env.action_space))
         if have != need:
@@ -123,5 +152,5 @@ def _made(gym_id: str, horizon: int | None) -> gymnasium.Env:
         raise UserError(f"env.gym_id={gym_id} cannot be made ({reason or type(error).__name__}): {advice}") from error
 
 
-def _flat(gym_id: str, horizon: int | None, scale: Any) -> gymnasium.Env:
+def _flat(gym_id: str, horizon: int | None, scale: spaces.ActionScale | None) -> gymnasium.Env:
     return spaces.flat_env(_made(gym_id, horizon), scale)

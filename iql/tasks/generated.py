@@ -35,6 +35,9 @@ numbers, so that files of an older version are generated again."""
 MAZES = {**MAZE2D, **STITCH}
 """The mazes that data can be generated for, by their simulator's name."""
 
+Progress = Callable[[int], None]
+"""Is called with the number of rows generated so far."""
+
 USER_BLOCK = 512
 """Bytes of HDF5's user block, which precedes the HDF5 content; 512 is the smallest that HDF5 allows."""
 
@@ -126,8 +129,20 @@ def make_file(name: str, maze: Maze, rows: int, seed: int, walk_steps: int | Non
     The first process that needs it generates it while others wait. A damaged file is generated again. The same
     arguments give the same bytes. Raises UserError where it cannot be written.
     """
-    path = generated_path(name, rows, seed, walk_steps)
-    recipe = RECIPE if walk_steps is None else WALKS_RECIPE
+
+    def make(progress: Progress) -> dict[str, np.ndarray]:
+        return make_waypoint_data(maze, rows, seed, progress, walk_steps=walk_steps)
+
+    return made(
+        generated_path(name, rows, seed, walk_steps), RECIPE if walk_steps is None else WALKS_RECIPE, rows, make
+    )
+
+
+def made(path: Path, recipe: int, rows: int, make: Callable[[Progress], dict[str, np.ndarray]]) -> Path:
+    """The file at `path` with the columns that `make` gives, made now if there is none or it is damaged; see make_file.
+
+    recipe: the version of the data. Raises UserError where it cannot be written.
+    """
     if path.exists() and file_problem(path, recipe) is None:
         return path
     with _writing(path):
@@ -140,7 +155,7 @@ def make_file(name: str, maze: Maze, rows: int, seed: int, walk_steps: int | Non
             remove_temporaries(path.parent, path.name)  # of killed processes: others would hold the lock
             with replacing(path) as file:  # opened first, so that a folder that cannot be written fails at once
                 with _progress(path.name, rows) as progress:
-                    data = make_waypoint_data(maze, rows, seed, progress, walk_steps=walk_steps)
+                    data = make(progress)
                 file.write(_content(data, recipe))
     return path
 
@@ -187,7 +202,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(name: str, rows: int) -> Iterator[Callable[[int], None]]:
+def _progress(name: str, rows: int) -> Iterator[Progress]:
     """Shows progress, as a bar on a terminal and as a line per quarter elsewhere.
 
     Yields the function to call with the number of rows generated so far.

@@ -37,7 +37,7 @@ DIGESTED = ("observation_space", "action_space", "env_spec", "eval_env_spec", "r
 
 
 class MinariTask(RecordedTask):
-    """A Minari dataset with continuous actions.
+    """A Minari dataset with continuous actions, or with one discrete choice a step.
 
     dataset   Minari's id, D4RL/door/human-v2; downloaded by Minari into its own folder
               (MINARI_DATASETS_PATH, default ~/.minari/datasets) if it is not there
@@ -77,7 +77,10 @@ class MinariTask(RecordedTask):
         return minari_storage.find(self.dataset, self.trust)
 
     def read(self) -> tuple[Rows, str]:
-        """The dataset's rows, flat, with actions scaled to ±1 by their space's bounds, and its id. Raises UserError."""
+        """The dataset's rows, flat, with actions scaled to ±1 by their space's bounds or one-hot, and its id.
+
+        Raises UserError.
+        """
         dataset, source = self._minari, f"Minari's {self.dataset}"
         spaces.check(dataset.observation_space, dataset.action_space, source)
         steps = int(dataset.total_steps)
@@ -88,8 +91,10 @@ class MinariTask(RecordedTask):
         for key in ("observations", "actions", "rewards"):
             rows.check_finite(getattr(data, key), key, source)
         self.observation_dim, self.action_dim = data.observations.shape[1], data.actions.shape[1]
-        self._scale = spaces.ActionScale.of(dataset.action_space, data.actions)
-        self._scale.to_unit(data.actions)
+        self.discrete = isinstance(dataset.action_space, gymnasium.spaces.Discrete)
+        if not self.discrete:
+            self._scale = spaces.ActionScale.of(dataset.action_space, data.actions)
+            self._scale.to_unit(data.actions)
         return data, source
 
     def score(self, returns: np.ndarray) -> np.ndarray:
@@ -98,7 +103,10 @@ class MinariTask(RecordedTask):
         return super().score(returns)
 
     def env_makers(self, num: int) -> list[Callable[[], gymnasium.Env]]:
-        """A constructor for each of `num` environments, flat and with actions within ±1. Raises UserError if none."""
+        """A constructor for each of `num` environments, flat and with actions within ±1 or one-hot.
+
+        Raises UserError if none.
+        """
         dataset, env = self._minari, self._env
         if env.spec is None or env.spec.max_episode_steps is None:
             raise UserError(f"the environment of {self.dataset} has no limit of steps: give env.horizon=STEPS")
@@ -109,9 +117,8 @@ class MinariTask(RecordedTask):
                     f"{self.dataset} has {what}s {recorded}, but its environment {env.spec.id} has {own}: "
                     "train it with evaluation=none"
                 )
-        if self._scale is None:
+        if not hasattr(self, "action_dim"):
             self.read()
-            assert self._scale is not None
         return [partial(_flat, dataset, self.horizon, self._scale)] * num
 
     def simulator_facts(self) -> dict[str, object]:
@@ -184,7 +191,7 @@ def _recovered(dataset: Any, horizon: int | None) -> gymnasium.Env:
         return checked(dataset.recover_environment(eval_env=evaluated, disable_env_checker=True, **options))
 
 
-def _flat(dataset: Any, horizon: int | None, scale: spaces.ActionScale) -> gymnasium.Env:
+def _flat(dataset: Any, horizon: int | None, scale: spaces.ActionScale | None) -> gymnasium.Env:
     env = _recovered(dataset, horizon)
     return spaces.flat_env(env, scale, dataset.observation_space, dataset.action_space)
 

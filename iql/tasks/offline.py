@@ -33,16 +33,18 @@ class RecordedTask(ABC):
                a score is the return itself
     reward     transform of the data's rewards: "none", "return_range" or "minus_one"
     normalize  whether observations are shifted and scaled to mean 0 and standard deviation 1
+    discrete   whether actions are one-hot vectors of discrete ones, action_dim being their number
     custom     whether the data is the user's own, so that its score is not compared with published numbers
     maze       the maze to draw a value map of, or None
     antmaze    whether the reward is 1 at a goal that ends the episode and else 0
     run_seeded whether a run's episodes share something drawn from the run's seed (evaluation.pending.episode_seeds)
 
-    observation_dim and action_dim are known at the latest after transitions().
+    observation_dim, action_dim and discrete are known at the latest after transitions().
     """
 
     observation_dim: int
     action_dim: int
+    discrete: bool = False
     custom: bool = True
     maze: Maze | None = None
     antmaze: bool = False
@@ -79,7 +81,7 @@ class RecordedTask(ABC):
 
     @abstractmethod
     def read(self) -> tuple[Rows, Path | str]:
-        """The rows, with actions scaled to ±1 by the environment's bounds, and the name of their source for messages.
+        """The rows, with actions scaled to ±1 by the environment's bounds or one-hot, and the name of their source.
 
         Raises UserError for data that is missing, damaged, or does not fit the task.
         """
@@ -96,11 +98,11 @@ class RecordedTask(ABC):
         """The dataset, checked and ready to sample. Raises UserError for damaged or implausible data."""
         data, source = self.read()
         episodes = split(data.rewards, data.terminals, data.timeouts)
-        beyond = _count_beyond(data.actions)
+        beyond = 0 if self.discrete else _count_beyond(data.actions)
         if beyond:
             share = f"{beyond:,} of {data.actions.size:,} action entries"
             log.warning("%s: %s lie beyond ±1; they are clipped to ±(1 − 1e-5)", source, share)
-        for warning in data_warnings(data, self.reward, self.antmaze, self.normalize):
+        for warning in data_warnings(data, self.reward, self.antmaze, self.normalize, self.discrete):
             log.warning("%s: %s", source, warning)
         finished = episodes.finished()
         lone = episodes.cut and episodes.lengths[-1] == 1  # a last row without a successor is no episode
@@ -122,6 +124,7 @@ class RecordedTask(ABC):
                 data.timeouts,
                 reward=self.reward,
                 normalize=self.normalize,
+                discrete=self.discrete,
             )
         except UserError as error:
             raise UserError(f"{source}: {error}") from error

@@ -16,13 +16,13 @@ class Task(Protocol):
 
     name             as on the command line, hopper-medium-v2
     observation_dim  entries of an observation
-    action_dim       entries of an action, each within ±1
+    action_dim       entries of an action, each within ±1; of discrete actions their number
     digest           SHA-256 (hex) of the data; part of a run's identity
     maze             the maze to draw a value map of, or None
 
     observation_dim and action_dim are known after transitions(). A task may also have `run_seeded` (bool; see
-    evaluation.pending.episode_seeds) and `baselines()`, lines that train.py prints at its end. It is pickled for the
-    rollout workers (evaluation.workers).
+    evaluation.pending.episode_seeds), `discrete` (bool: actions are one-hot vectors) and `baselines()`, lines that
+    train.py prints at its end. It is pickled for the rollout workers (evaluation.workers).
     """
 
     name: str

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iql.config.schema import SCHEMAS
+from iql.config.schema import own_algorithms
 from iql.data.sampling import Batch, Batches
 from iql.errors import UserError
 from iql.learner.noise import Noise
@@ -103,8 +103,7 @@ class GoldenTrace:
         numbers, schedule = meta["hyperparameters"], meta["policy_schedule"]
         settings = {HYPERPARAMETERS.get(key, key): value for key, value in numbers.items() if key not in _OTHERS}
         name = ALGORITHMS[meta["algorithm"]]
-        (schema,) = (schema for target, schema in SCHEMAS.items() if target.startswith(f"iql.algorithms.{name}."))
-        if "policy_schedule" in schema.model_fields:
+        if "policy_schedule" in own_algorithms()[name].model_fields:
             settings["policy_schedule"] = schedule["kind"]
         if not numbers.get("double_q", True):
             raise UserError("a trace of an update with a single Q, which is not replayed here")

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from iql.config.footprint import member_bytes, widths
 from iql.config.schema import constructor_arguments
-from iql.config.settings import Settings
+from iql.config.settings import Settings, check_data
 from iql.data.transitions import Transitions
 from iql.errors import UserError
 from iql.execution import paths
@@ -34,6 +34,7 @@ def train(members: Sequence[Settings], defaults: Settings, overrides: Sequence[l
     """
     task = instantiate(constructor_arguments("env", members[0]["env"]), _convert_="all")
     data = task.transitions()
+    check_data(members[0], getattr(task, "discrete", False))
     runs = [Run(settings, defaults, task.digest, own) for settings, own in zip(members, overrides, strict=True)]
     for run in runs:
         if run.summary is not None:

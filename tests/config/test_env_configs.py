@@ -21,6 +21,7 @@ CONF = Path(__file__).parents[2] / "conf"
 D4RL = json.loads((Path(__file__).parents[1] / "d4rl_tasks.json").read_text())
 TASKS = sorted([*D4RL, "maze2d-umaze-made", "maze2d-medium-stitch"])
 TEMPLATES = {"hdf5", "minari"}  # for data that is not D4RL's
+OTHERS = {"cartpole-made"}  # of discrete actions, tests/tasks/test_cartpole.py
 
 ROWS = {
     "hopper-medium-v2": 999_906,
@@ -91,7 +92,7 @@ def simulator(name: str) -> str:
 
 
 def test_the_tasks_are_all_there():
-    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*TASKS, *TEMPLATES}
+    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*TASKS, *TEMPLATES, *OTHERS}
     assert {kind: [family(name) for name in D4RL].count(kind) for kind in SIZES} == SIZES
     assert len(TASKS) == 71
 

@@ -215,6 +215,53 @@ def test_a_wrong_command_line_is_one_line_without_importing_torch(arguments, wor
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_task_with_discrete_actions_chooses_its_network_and_others_do_not():
+    kinds = {name: read(*own)[0]["network"]["policy"]["_target_"].rpartition(".")[2] for name, own in {
+        "default": (), "cartpole": ("env=cartpole-made",), "overridden": ("env=cartpole-made", "network=mlp"),
+        "file": ("env=hdf5", "env.path=x"), "its own": ("env=hdf5", "env.path=x", "network=discrete"),
+    }.items()}  # fmt: skip
+    assert kinds == {
+        "default": "Policy",
+        "cartpole": "CategoricalPolicy",
+        "overridden": "Policy",
+        "file": "Policy",
+        "its own": "CategoricalPolicy",
+    }
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "line"),
+    [
+        *[(name, f"which {shown} does not learn; use algorithm=bc or eql or iql or sql") for name, shown in
+          [("xql", "XQL"), ("td3_bc", "TD3BC"), ("rebrac", "ReBRAC"), ("awac", "AWAC")]],
+        ("iql algorithm.extraction=ddpg_bc", "which have no gradient of Q for extraction=ddpg_bc; "
+                                             "use algorithm.extraction=awr"),
+    ],
+)  # fmt: skip
+def test_an_algorithm_for_continuous_actions_refuses_the_discrete_network_and_data(algorithm, line):
+    chosen = f"algorithm={algorithm}".split()
+    with pytest.raises(UserError) as refused:
+        read("network=discrete", *chosen)
+    assert str(refused.value) == f"network.q is for discrete actions, {line}"
+    continuous = read(*chosen)[0]
+    settings.check_data(continuous, discrete=False)
+    with pytest.raises(UserError) as refused:
+        settings.check_data(continuous, discrete=True)
+    assert str(refused.value) == f"env=maze2d-medium-stitch: its actions are discrete, {line}"
+
+
+def test_a_users_own_network_is_taken_to_fit_the_actions():
+    own = ("~network.policy", "+network.policy={_target_:torch.nn.Identity}", "algorithm=bc")
+    for discrete in (True, False):
+        settings.check_data(read(*own)[0], discrete)
+
+
+def test_the_order_of_groups_is_the_one_that_names_of_runs_have():
+    """Names list settings in the order of the configuration (iql.runs.run)."""
+    groups = [key for key in composed() if key in schema.GROUPS]
+    assert groups == ["env", "algorithm", "network", "optimizer", "evaluation", "tracker", "sweep"]
+
+
 def test_help_lists_the_groups_and_what_can_be_set():
     result = train_py("--help")
     assert result.returncode == 0

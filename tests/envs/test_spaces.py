@@ -150,10 +150,11 @@ def test_actions_of_several_parts_reach_the_environment_in_its_form():
 @pytest.mark.parametrize(
     ("observations", "actions", "complaint"),
     [
-        (FLAT, Discrete(4), "not continuous"),
-        (FLAT, MultiDiscrete([2, 2]), "not continuous"),
-        (FLAT, Dict({"a": Box(-1, 1, (2,)), "b": Discrete(2)}), "not continuous"),
-        (FLAT, Box(0, 5, (2,), np.int64), "not continuous"),
+        (FLAT, Discrete(4, start=1), "begin at 1; they must begin at 0"),
+        (FLAT, MultiDiscrete([2, 2]), "one discrete choice"),
+        (FLAT, MultiBinary(3), "one discrete choice"),
+        (FLAT, Dict({"a": Box(-1, 1, (2,)), "b": Discrete(2)}), "one discrete choice"),
+        (FLAT, Box(0, 5, (2,), np.int64), "one discrete choice"),
         (Box(0, 255, (64, 64, 3), np.uint8), Box(-1, 1, (2,)), "images"),
         (Box(0, 255, (84, 84), np.uint8), Box(-1, 1, (2,)), "images"),
         (Dict({"pixels": Box(0, 1, (3, 64, 64), np.float32)}), Box(-1, 1, (2,)), "images"),
@@ -165,6 +166,17 @@ def test_spaces_that_cannot_be_learned_are_refused(observations, actions, compla
     with pytest.raises(UserError, match=f"^DATA: .*{complaint}") as caught:
         spaces.check(observations, actions, "DATA")
     assert "\n" not in str(caught.value)
+
+
+def test_the_largest_entry_is_the_discrete_action():
+    env = Echo(FLAT, Discrete(4))
+    spaces.check(FLAT, env.action_space, "DATA")
+    flat = spaces.flat_env(env, None)
+    assert flat.action_space.shape == (4,)
+    flat.reset(seed=0)
+    for entries, number in (([0, 0, 1, 0], 2), ([0, 0, 0, 0], 0), ([-1, -2, -3, -0.5], 3)):
+        flat.step(np.float32(entries))
+        assert env.told == number and env.action_space.contains(env.told)
 
 
 def test_a_matrix_of_numbers_is_no_image():

@@ -6,13 +6,16 @@ import copy
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TIMES, Trainer, random_transitions
 from learners import (
     ACTION_DIM,
+    DISCRETE,
     OBSERVATION_DIM,
     VARIED,
     OwnPolicy,
@@ -35,6 +38,7 @@ from iql.execution.eager import Eager
 from iql.execution.graphs import Graphs
 from iql.execution.paths import Execution, choose
 from iql.learner.learner import Learner
+from iql.networks.distributions import Gaussian
 from iql.networks.dropout import DropoutMasks
 from iql.runs import checkpoints
 from iql.training.golden_trace import GoldenTrace
@@ -209,7 +213,7 @@ class Synchronising(Algorithm):
 
     def update(self, step):
         mean, log_std = step.networks["policy"](step.batch.observations)
-        loss = cloning_loss(mean, log_std, step.batch.actions)
+        loss = cloning_loss(Gaussian(mean, log_std), step.batch.actions)
         step.minimize("policy", loss * min(2.0, 1 + abs(float(loss.detach().sum()))))
 
 
@@ -221,7 +225,7 @@ class Copying(Algorithm):
     def update(self, step):
         mean, log_std = step.networks["policy"](step.batch.observations)
         scale = torch.tensor([1.5, 2.5], device=mean.device).sum()
-        step.minimize("policy", cloning_loss(mean, log_std, step.batch.actions) * scale)
+        step.minimize("policy", cloning_loss(Gaussian(mean, log_std), step.batch.actions) * scale)
 
 
 def own(algorithm: type) -> dict[str, str]:
@@ -260,6 +264,15 @@ def test_noise_of_an_algorithm_is_captured(data, caplog):
     expected, metrics = train(cpu, data, 40, measure=True), train(cuda, data, 40, measure=True)
     assert captured(cuda[1]), caplog.text
     torch.testing.assert_close(metrics["noise"], expected["noise"], rtol=1e-3, atol=1e-4)
+    assert apart(cpu[0], cuda[0]) < 1e-4
+
+
+def test_an_update_with_discrete_actions_is_captured(data, caplog):
+    discrete = replace(data, actions=np.eye(ACTION_DIM, dtype=np.float32)[(data.actions[:, 0] > 0).astype(int)])
+    cpu, cuda = (make(where, networks=DISCRETE, precision="ieee") for where in ("cpu", "cuda"))
+    expected, metrics = (train(each, discrete, 40, measure=True) for each in (cpu, cuda))
+    assert captured(cuda[1]), caplog.text
+    torch.testing.assert_close(metrics["entropy"], expected["entropy"], rtol=1e-3, atol=1e-4)
     assert apart(cpu[0], cuda[0]) < 1e-4
 
 

@@ -38,6 +38,7 @@ from iql.runs.leases import Owner
 from iql.system.atomic_files import write_json
 
 HOPPER, WALKER = "hopper-medium-v2", "walker2d-medium-v2"
+CONTINUOUS = {key: name for key, name in curves.DIAGNOSTICS.items() if key != "entropy"}  # that of discrete actions
 SHORT = ("updates=20000", "log_every=1000")  # four evaluations, twenty records
 
 
@@ -264,7 +265,7 @@ def test_a_real_run(train, tmp_path):
     page = html(made, tmp_path / "report.html")
     assert page.count("data:image/webp;base64,") == 1  # the map of V of its first seed
     titles = {chart.title for chart in charts(made, Style(made)) if chart.section == "diagnostics"}
-    assert titles == {f"{name}, maze2d-umaze-made" for name in curves.DIAGNOSTICS.values()}
+    assert titles == {f"{name}, maze2d-umaze-made" for name in CONTINUOUS.values()}
 
 
 @pytest.mark.parametrize("width", [80, 110, 200])
@@ -358,7 +359,7 @@ def test_runs_without_an_evaluation(tmp_path):
     assert "not evaluated" in str(made.tables[0].protocol)
     assert row(made, HOPPER)["mean"] == ""
     drawn = list(charts(made, Style(made)))
-    assert [each.section for each in drawn] == ["diagnostics"] * len(curves.DIAGNOSTICS)
+    assert [each.section for each in drawn] == ["diagnostics"] * len(CONTINUOUS)
     assert all(isinstance(each, Chart) for each in drawn)
 
 

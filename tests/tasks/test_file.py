@@ -219,7 +219,7 @@ def test_a_score_without_references_is_the_return_and_with_them_d4rls(tmp_path):
         pytest.param({}, "nothing to evaluate in: give env.gym_id=ID, or evaluation=none", id="no environment"),
         pytest.param({"gym_id": "Pendulum-v7"}, "Pendulum-v7 cannot be made .*doesn't exist", id="version"),
         pytest.param({"gym_id": "no_such_module:Env-v0"}, "no_such_module:Env-v0 cannot be made", id="module"),
-        pytest.param({"gym_id": "CartPole-v1"}, r"actions are Discrete\(2\), not continuous", id="discrete"),
+        pytest.param({"gym_id": "CartPole-v1"}, r"takes Discrete\(2\); save them as integers", id="discrete"),
         pytest.param({"gym_id": "MountainCarContinuous-v0"}, "observations of 3 entries .* has 2 and 1", id="sizes"),
     ],
 )

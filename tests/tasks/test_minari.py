@@ -46,6 +46,7 @@ ACTIONS = {
     "skew": Box(np.float32([-1, 0.2]), np.float32([0.4, 1]), dtype=np.float32),
     "boundless": Box(-np.inf, np.inf, (2,), np.float64),
     "discrete": Discrete(4),
+    "several": MultiDiscrete([2, 3]),
 }
 
 
@@ -355,7 +356,7 @@ def test_requirements_that_are_not_met_are_logged_once(caplog):
 
 @pytest.mark.parametrize(
     ("observations", "actions", "wanted"),
-    [("box", "discrete", "not continuous"), ("pixels", "unit", "images"), ("text", "unit", "cannot be made into")],
+    [("box", "several", "one discrete choice"), ("pixels", "unit", "images"), ("text", "unit", "cannot be made into")],
 )
 def test_what_cannot_be_learned_is_refused(observations, actions, wanted):
     seen, done = OBSERVATIONS[observations], ACTIONS[actions]
@@ -611,3 +612,52 @@ def test_an_episode_larger_than_memory(root):
         del file["episode_3/rewards"]
         file.create_dataset("episode_3/rewards", (10**12,), chunks=(10,))
     assert "episode_3/rewards claims 3,725.3 GiB of memory" in complaint(task().transitions)
+
+
+def discrete_episodes(steps: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Observations and actions of CartPole-v1 in one episode that is cut."""
+    env = gymnasium.make("CartPole-v1")
+    seen, actions = [env.reset(seed=0)[0]], []
+    while len(actions) < steps:
+        angle, speed = seen[-1][2:]
+        actions.append(int(angle + 0.3 * speed > 0))
+        seen.append(env.step(actions[-1])[0])
+    return np.stack(seen), np.array(actions)
+
+
+def test_a_discrete_choice_is_one_hot_and_played_in_the_environment():
+    seen, actions = discrete_episodes()
+    write(seen, actions, env="CartPole-v1")
+    own = task()
+    data = own.transitions()
+    assert own.discrete and own.action_dim == 2
+    assert data.actions[data.rows].tolist() == np.eye(2)[actions].tolist()
+    envs = task().make_envs(1)  # in a process that has not read the data
+    first, _ = envs.reset(seed=[0])
+    assert first[0] == pytest.approx(seen[0])
+    for step, action in enumerate(actions):
+        after, *_ = envs.step(np.eye(2, dtype=np.float32)[[action]])
+        assert after[0] == pytest.approx(seen[step + 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("space", [Discrete(3), Discrete(2, start=1)])
+def test_a_discrete_choice_of_another_environment_is_refused(space):
+    seen, actions = discrete_episodes()
+    write(seen, actions + space.start, env="CartPole-v1", action_space=space)
+    attempt = task().transitions if space.start else lambda: task().make_envs(1)
+    wanted = (
+        "begin at 1; they must begin at 0" if space.start else "actions Discrete(3), but its environment CartPole-v1"
+    )
+    assert wanted in complaint(attempt)
+
+
+def test_a_run_on_a_discrete_dataset_asks_for_the_discrete_network(train, root):
+    write(*discrete_episodes(), env="CartPole-v1")
+    train.environment["MINARI_DATASETS_PATH"] = str(root)
+    own = ("env=minari", "env.dataset=walk/random-v0", "updates=20")
+    refused = train(*own)
+    assert refused.returncode == 1 and "add network=discrete" in refused.stderr
+    result = train(*own, "network=discrete")
+    assert result.returncode == 0, result.stderr
+    (directory,) = train.directories()
+    assert json.loads((directory / "summary.json").read_text())["evaluations"]

@@ -23,6 +23,7 @@ DIAGNOSTICS = {
     "advantage_p10": "advantage, 10th percentile",
     "advantage_p90": "advantage, 90th percentile",
     "log_std": "mean log std of the policy",
+    "entropy": "mean entropy of the policy",
     "value_loss": "value loss",
     "q_loss": "Q loss",
     "policy_loss": "policy loss",
