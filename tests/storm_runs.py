@@ -33,6 +33,9 @@ class Kind:
     own_data: bool = False
 
 
+ONLINE = ("finetune=online", "updates=25", "finetune.steps=45", "finetune.evaluate_every=15", "env.horizon=20",
+          "checkpoint.every=9")  # fmt: skip
+
 KINDS = (
     Kind("a run", ("evaluation.workers=2",)),
     Kind("a run that makes its data", ("env.made_rows=20000",), own_data=True),
@@ -50,6 +53,8 @@ KINDS = (
             *("evaluation.workers=2", "checkpoint.every=11", "log_every=7"),
         ),
     ),
+    Kind("a finetuned run", ONLINE),
+    Kind("a finetuned pack of 2", (*ONLINE, "seed=[0,1]", "finetune.start_after=5", "finetune.offline_share=0.5")),
     Kind("a pack of 3 on the plain path", ("seed=[0,1,2]", "code_path=plain", "checkpoint.keep=3", "log_every=20")),
 )
 

@@ -149,6 +149,24 @@ class Arrays(Point):
         return [*observation.tolist()], np.array([reward]), np.array([terminated]), np.bool_(truncated), None
 
 
+class Unrepeatable(Point):
+    """Point that starts anywhere, whatever the seed."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = np.random.default_rng().normal(size=3)
+        return self.seen(), {}
+
+
+class RaisesForOneSeed(Point):
+    """Point that cannot begin the episode whose seed the environment variable RAISES_FOR gives."""
+
+    def reset(self, *, seed=None, options=None):
+        if str(seed) == os.environ["RAISES_FOR"]:
+            raise ValueError("the seed is the one")
+        return super().reset(seed=seed, options=options)
+
+
 class NeedsArgument(Point):
     def __init__(self, size):
         self.size = size

@@ -29,9 +29,9 @@ from iql.envs.d4rl.mujoco_versions import described
 from iql.errors import UserError
 from iql.evaluation.numpy_policies import NumpyCategorical
 from iql.evaluation.rollout import Episodes
-from iql.policies.saved import Trained, read_trained
 from iql.policies.video import choose_backend, film
 from iql.reporting import statistics
+from iql.runs.saved_networks import Trained, read_trained
 from iql.system.atomic_files import write_json
 
 

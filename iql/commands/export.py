@@ -14,6 +14,7 @@ from pathlib import Path
 
 from iql.commands.exit_codes import exit_code_of
 from iql.commands.usage import usage
+from iql.config.phases import Phases
 from iql.errors import UserError
 from iql.policies.export import FORMATS, export
 from iql.policies.model_card import model_card
@@ -40,7 +41,7 @@ def write(run: Path, files: list[Path], trust: bool) -> None:
     if run.is_file():
         raise UserError(f"{run}: give the directory of its run, whose files the model card needs")
     policy = load_policy(run, trust)
-    if policy.settings is not None and policy.update < policy.settings["updates"]:
+    if policy.settings is not None and policy.update < Phases.of(policy.settings).total:
         print(f"{run}: under way; the policy is that of update {policy.update:,}")
     for file in files:
         difference = export(policy, file)

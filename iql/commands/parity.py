@@ -28,9 +28,9 @@ from iql.errors import UserError
 from iql.execution.devices import choose as choose_device
 from iql.execution.devices import set_precision
 from iql.execution.paths import choose
+from iql.learner.golden_trace import GoldenTrace, RecordedBatches, RecordedNoise
 from iql.learner.learner import Learner
 from iql.training.build import build_learner
-from iql.training.golden_trace import GoldenTrace, RecordedBatches, RecordedNoise
 
 PATHS = {
     "plain": ("plain", 1),

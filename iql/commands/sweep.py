@@ -15,7 +15,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 
 from iql.commands.exit_codes import exit_code_of
-from iql.commands.usage import usage
+from iql.commands.usage import quoted_paths, usage
 from iql.config import folders
 from iql.config.trust import LAUNCHERS
 from iql.errors import UserError
@@ -45,7 +45,7 @@ def sweep(options: argparse.Namespace) -> None:
     if options.config_dir is not None:
         folders.add(options.config_dir)
     dry_run, retry = options.dry_run, options.retry
-    asked = command.read(options.overrides)
+    asked = command.read(quoted_paths(options.overrides))
     launcher = instantiate(asked.launcher, _convert_="all")
     if not dry_run:
         launcher.check()

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from iql.commands.exit_codes import ONE_LINE_ERRORS, exit_code_of, report
+from iql.commands.usage import quoted_paths
 from iql.config import settings as configuration
 from iql.config.class_names import current
 from iql.config.folders import CONF
@@ -31,6 +32,7 @@ def main() -> int:
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         # Hydra then raises errors instead of printing its own many lines.
         os.environ |= {"HYDRA_FULL_ERROR": "1", ONE_LINE_ERRORS: "1"}
+    sys.argv[1:] = quoted_paths(sys.argv[1:])
     return exit_code_of(compose_and_train, "interrupted before training began; nothing is lost")
 
 

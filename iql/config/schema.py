@@ -18,6 +18,8 @@ from iql.config.schema_types import (
     LayerNorm,
     LearningRate,
     Node,
+    Nonnegative,
+    OnlineSchedule,
     PolicyMean,
     Positive,
     Share,
@@ -91,6 +93,23 @@ class Evaluation(Node):
     workers: Count | None
 
 
+class Exploration(Node):
+    temperature: Nonnegative
+    action_noise: Nonnegative
+
+
+class Finetune(Node):
+    source: str | None = Field(alias="from")
+    steps: Count
+    updates_per_step: Count
+    start_after: Annotated[int, Field(ge=0)]
+    capacity: Count
+    offline_share: Annotated[float, Field(ge=0, le=1)] | None
+    schedule: OnlineSchedule
+    evaluate_every: Count | None
+    exploration: Exploration
+
+
 class Sweep(Node):
     name: str = Field(pattern=r"^[\w-][\w.-]*$", description="a folder's name: letters, digits, dots, _ and -")
     grid: list[str]
@@ -123,7 +142,7 @@ class Run(Node):
     """A run's settings as one command line gives them; `Any` stands where a user's own class may."""
 
     seed: Annotated[int, Field(ge=0)]
-    updates: Count
+    updates: Annotated[int, Field(ge=0)]
     batch_size: Count
     precision: Literal["float32", "ieee", "bf16"]
     code_path: Literal["auto", "plain", "fused", "native"]
@@ -138,6 +157,7 @@ class Run(Node):
     network: Network
     optimizer: Any
     evaluation: Evaluation
+    finetune: Finetune | None = None
     tracker: dict[str, Any]
 
 
@@ -182,7 +202,7 @@ PLACES: dict[str, tuple[type[Target], str]] = {
     "launcher": (SlurmLauncher, ""),
 }
 
-GROUPS = ("env", "algorithm", "network", "optimizer", "evaluation", "tracker", "preset", "sweep")
+GROUPS = ("env", "algorithm", "network", "optimizer", "evaluation", "finetune", "tracker", "preset", "sweep")
 
 # Settings that other sections read, and that no constructor takes.
 SETTINGS_ONLY = {"env": ("recipe", "corl", "xql", "rebrac"), "algorithm": ("initialization", "policy_mean", "recipe")}

@@ -51,10 +51,13 @@ def read(config: DictConfig) -> list[Settings]:
 def reference(settings: Settings, choices: Mapping[str, str]) -> list[str]:
     """The overrides of the configuration from which a run's name shows the differences.
 
-    choices: option by group. It is the default of the run's env; for an algorithm of the project's other than IQL with
-    that algorithm, so that its own defaults are no differences. What another option (bc_10) sets of it is a difference.
+    choices: option by group. It is the default of the run's env and finetune; for an algorithm of the project's other
+    than IQL with that algorithm, so that its own defaults are no differences. What another option (bc_10) sets of it is
+    a difference.
     """
     overrides = [f"env={choices['env']}"] if "env" in choices else []
+    if settings.get("finetune") is not None:
+        overrides.append(f"finetune={choices['finetune']}")
     target = settings["algorithm"]["_target_"]
     if target in ALGORITHMS - {IQL}:
         module, name = target.split(".")[-2:]
@@ -70,6 +73,8 @@ def validated(settings: Settings) -> Settings:
         problems += target_problems(place, node)
     if problems := problems or _combination_problems(settings):
         raise UserError("\n".join(problems))
+    if (settings.get("finetune") or {}).get("from") is not None:
+        settings = {**settings, "updates": 0}  # its offline phase is that of another run
     return coerced(settings)
 
 
@@ -175,7 +180,27 @@ def _combination_problems(settings: Settings) -> list[str]:
         problems.append(
             f"network.policy.distribution={distribution}: {schema.__name__} needs a policy that is {accepted}"
         )
-    return problems
+    return problems + list(_finetuning_problems(settings))
+
+
+def _finetuning_problems(settings: Settings) -> Iterator[str]:
+    """A line for each reason why the runs of checked settings cannot have the phases that they ask for."""
+    finetune, schema = settings.get("finetune"), algorithm_schema(settings["algorithm"])
+    if finetune is None:
+        if not settings["updates"]:
+            yield "updates=0: there is nothing to train without finetune=online; give a whole number >= 1"
+        return
+    if finetune["start_after"] >= finetune["steps"]:
+        yield (
+            f"finetune.start_after={finetune['start_after']}: leaves no update of finetune.steps={finetune['steps']}; "
+            "give fewer"
+        )
+    if finetune["schedule"] == "continued" and not (settings["updates"] and finetune["from"] is None):
+        yield "finetune.schedule=continued goes on from an offline phase, which this run has not; use constant"
+    if settings["evaluation"]["every"] is None or finetune["evaluate_every"] is None:
+        yield "evaluation=none: finetune=online needs the environment, in which it is evaluated too; leave it out"
+    if "q" not in schema.networks:
+        yield f"finetune=online: {schema.__name__} learns no values, so it learns nothing from steps in an environment"
 
 
 def _kinds(settings: Settings) -> dict[str, bool]:

@@ -15,6 +15,7 @@ from iql.config.schema_types import (
     LearningRate,
     Node,
     Nonnegative,
+    OnlineSchedule,
     Polyak,
     Positive,
     Reward,
@@ -24,6 +25,14 @@ from iql.config.schema_types import (
 
 Settings = dict[str, Any]
 """An algorithm's settings as its authors have them for a task; they are checked where the algorithm reads them."""
+
+
+class Finetune(Node):
+    """Settings of the online phase that a task, or CORL for it, has of its own."""
+
+    steps: Count | None = None
+    schedule: OnlineSchedule | None = None
+    evaluate_every: Count | None = None
 
 
 class Recipe(Node):
@@ -42,6 +51,7 @@ class Recipe(Node):
     td3_bc: Settings | None = None
     rebrac: Settings | None = None
     awac: Settings | None = None
+    finetune: Finetune | None = None
 
 
 class Corl(Node):
@@ -52,6 +62,7 @@ class Corl(Node):
     dropout: Share | None
     normalize: bool
     reward: Reward
+    finetune: Finetune | None = None
 
 
 class Rebrac(Node):

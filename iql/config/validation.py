@@ -33,6 +33,8 @@ def composition_problem(error: BaseException) -> str | None:
         return f"{group}={option}: no such option" + _nearest(option, options, f"{group}=", show_all=len(options) <= 12)
     if isinstance(error, ConfigCompositionException) and (match := re.search(r"override '([^']+)'", str(error))):
         section, _, key = match[1].partition(".")
+        if section == "finetune" and match[1] in known_keys():
+            return f"{match[1]}: is a setting of the online phase, which finetune=online adds"
         if section == "algorithm" and (owners := _algorithms_with(key)):
             return f"{match[1]}: not a key of the chosen algorithm, but of {' and '.join(owners)}"
         if match[1] in known_keys():

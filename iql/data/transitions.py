@@ -30,6 +30,7 @@ class Transitions:
     rows              [N] int64, ascending; the rows that may be sampled, none of them the last one
     observation_mean  [observation_dim] float32; subtracted from a policy's input (zeros: no shift)
     observation_std   [observation_dim] float32; a policy's input is divided by it (ones: no scaling)
+    reward_scale, reward_shift  what made `rewards` of the file's: scale · r + shift
     """
 
     observations: np.ndarray
@@ -39,6 +40,8 @@ class Transitions:
     rows: np.ndarray
     observation_mean: np.ndarray
     observation_std: np.ndarray
+    reward_scale: float = 1.0
+    reward_shift: float = 0.0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,7 +77,7 @@ def from_rows(
             f"{len(rewards)} row(s) of which none has a successor (every one is a timeout or the last): "
             "there is no transition to learn from; record at least two rows of an episode"
         )
-    transform_rewards(reward, observations, rewards, terminals, rows)
+    scale, shift = transform_rewards(reward, observations, rewards, terminals, rows)
     if not discrete:
         np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
     dim = observations.shape[1]
@@ -84,22 +87,19 @@ def from_rows(
         observations -= mean
         observations /= std
     masks = 1 - terminals.astype(np.float32)
-    return Transitions(observations, actions, rewards, masks, rows, mean, std)
+    return Transitions(observations, actions, rewards, masks, rows, mean, std, scale, shift)
 
 
 def transform_rewards(
     kind: str, observations: np.ndarray, rewards: np.ndarray, terminals: np.ndarray, rows: np.ndarray
-) -> None:
+) -> tuple[float, float]:
     """Change rewards [R] in place: "none"; "minus_one" subtracts 1 (antmaze); "hundredfold" multiplies by 100 (ReBRAC's
     antmaze); "return_range" scales by 1000 / (Rmax − Rmin) over the authors' trajectories (locomotion).
 
-    Raises UserError for another kind, or where all returns are equal.
+    Returns the scale and the shift. Raises UserError for another kind, or where all returns are equal.
     """
-    if kind == "minus_one":
-        rewards -= 1
-    elif kind == "hundredfold":
-        rewards *= 100
-    elif kind == "return_range":
+    scale, shift = {"minus_one": (1.0, -1.0), "hundredfold": (100.0, 0.0)}.get(kind, (1.0, 0.0))
+    if kind == "return_range":
         returns = trajectory_returns(observations, rewards, terminals, rows)
         spread = float(returns.max() - returns.min())
         if spread <= 0:
@@ -107,9 +107,14 @@ def transform_rewards(
                 f"env.reward=return_range divides by the spread of returns, and the data's {len(returns)} "
                 f"trajectory(ies) all have the return {returns[0]:g}: use env.reward=none"
             )
-        rewards *= np.float32(RETURN_RANGE / spread)
-    elif kind != "none":
+        scale = float(np.float32(RETURN_RANGE / spread))
+    elif kind not in REWARDS:
         raise UserError(f"env.reward={kind} is not known; use one of {', '.join(REWARDS)}")
+    if scale != 1:
+        rewards *= np.float32(scale)
+    if shift:
+        rewards += np.float32(shift)
+    return scale, shift
 
 
 def observation_statistics(observations: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

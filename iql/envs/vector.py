@@ -28,7 +28,8 @@ class Lockstep(SyncVectorEnv):
                  observation, gets no reward and takes no time until it is reset
     skips_ended  tells evaluation.rollout so
 
-    The environments' infos are not gathered: that takes longer than a step.
+    Of the environments' infos only "success" is gathered, [num] bool, where one of them says it: all of them would take
+    longer than a step.
     """
 
     skips_ended = True
@@ -60,7 +61,7 @@ class Lockstep(SyncVectorEnv):
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step those whose episode is in progress, with actions [num, action_dim]. Raises EnvironmentFailure."""
-        rewards = np.zeros(self.num_envs)
+        rewards, success = np.zeros(self.num_envs), {}
         for index in np.flatnonzero(~self.ended).tolist():
             with _environment_failure(index):
                 (
@@ -68,10 +69,13 @@ class Lockstep(SyncVectorEnv):
                     rewards[index],
                     self._terminated[index],
                     self._truncated[index],
-                    _,
+                    info,
                 ) = self.envs[index].step(actions[index])
+            if (reached := info.get("success", info.get("is_success"))) is not None:
+                success[index] = bool(reached)
         self.ended = self.ended | self._terminated | self._truncated
-        return self._rows.copy(), rewards, self._terminated.copy(), self._truncated.copy(), {}
+        infos = {"success": np.array([success.get(index, False) for index in range(self.num_envs)])} if success else {}
+        return self._rows.copy(), rewards, self._terminated.copy(), self._truncated.copy(), infos
 
 
 class _environment_failure:  # noqa: N801

@@ -41,9 +41,18 @@ def episode_seeds(
     With `run_seeded` the bits from 31 up hold a number of the run, never 0, for what all its episodes share
     (antmaze v0's goal). again: seeds of other episodes than training's, the same for every run and update.
     """
-    shared = (1 + key(seed, "evaluation") % (1 << 31)) << 31 if run_seeded else 0
+    shared = _shared(seed, run_seeded)
     which = (seed, f"evaluation/{update}") if again is None else (again, "again")
     return [shared + key(which[0], f"{which[1]}/{episode}") % (1 << 31) for episode in range(episodes)]
+
+
+def training_seed(seed: int, episode: int, run_seeded: bool = False) -> int:
+    """The environment seed of an episode of exploration; what a run's episodes share is that of its evaluations."""
+    return _shared(seed, run_seeded) + key(seed, f"online/{episode}") % (1 << 31)
+
+
+def _shared(seed: int, run_seeded: bool) -> int:
+    return (1 + key(seed, "evaluation") % (1 << 31)) << 31 if run_seeded else 0
 
 
 def policy_weights(policy: nn.Module, place: int) -> Weights:

@@ -119,9 +119,9 @@ def _composed(
 
     once(whole)
     config = once(structure)
-    choices = dict(text.split("=", 1) for text in structure if text.startswith(("env=", "algorithm=")))
+    choices = dict(text.split("=", 1) for text in structure if text.startswith(("env=", "algorithm=", "finetune=")))
     target = current(OmegaConf.to_container(config.algorithm, resolve=False))
-    return config, read(once(reference({"algorithm": target}, choices)))[0]
+    return config, read(once(reference({"algorithm": target, "finetune": config.finetune}, choices)))[0]
 
 
 def _check_distinct(cells: Sequence[Cell]) -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from iql.config import task_configs
-from iql.config.footprint import FLOAT, disk_bytes, member_bytes, widths
 from iql.config.schema import MEMBER_KEYS
 from iql.config.settings import Settings
 from iql.errors import UserError
 from iql.launching.grid import Cell
 from iql.launching.launcher import Launcher
 from iql.launching.status import CANCELLED, DONE, FAILED, LOST, NEW, RUNNING, RunStatus
+from iql.runs.footprint import FLOAT, disk_bytes, member_bytes, widths
 from iql.runs.pack_membership import continued
 from iql.runs.run import Run
+from iql.runs.saved_networks import identity, start_file
 from iql.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def planned(cells: Sequence[Cell], datasets: Datasets) -> list[PlannedRun]:
     for cell in cells:
         for settings in cell.members:
             task, digest = datasets.of(settings["env"])
-            run = Run(settings, cell.defaults, digest, cell.overrides)
+            run = Run(settings, cell.defaults, identity(digest, start_file(settings)), cell.overrides)
             directory = str(run.directory)
             if directory in runs:
                 raise UserError(f"two of the runs train the same numbers, {run.id}: {' '.join(cell.overrides)}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from iql.config.phases import Phases
 from iql.config.trust import LAUNCHERS, made
 from iql.errors import UserError
 from iql.launching.launcher import Queued, QueueUnavailable
@@ -191,7 +192,7 @@ def _progress(directory: Path) -> dict[str, Any]:
     manifest, metrics = read_json(directory / "manifest.json"), directory / "metrics.jsonl"
     if manifest is None:
         return {}
-    progress = {"updates": manifest["settings"]["updates"]}
+    progress = {"updates": Phases.of(manifest["settings"]).total}
     for record in read_tail(metrics) if metrics.exists() else ():
         if record.get("kind") == "train":
             progress |= {"update": record["update"], "speed": record["updates_per_second"]}

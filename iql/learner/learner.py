@@ -14,7 +14,7 @@ from iql.data.sampling import Batch
 from iql.learner.noise import Noise
 from iql.learner.optimizers import MemberOptimizers, PackAdam, adam_settings
 from iql.learner.parameters import FlatParameters
-from iql.learner.schedules import SCHEDULES, rate_factor
+from iql.learner.schedules import SCHEDULES, Horizon
 from iql.networks.actors import CategoricalPolicy, Policy
 from iql.networks.distributions import distribution
 from iql.networks.lifting import Lifted
@@ -29,7 +29,7 @@ class Learner:
     networks   by the names of `algorithm.networks`; every parameter leads with the member axis
     optimizer  makes a torch optimizer from (parameters, lr=)
     seeds, lr  one number a member
-    updates    the run's length, which schedules refer to
+    horizon    the run's length, which schedules refer to
     precision  of products: float32, ieee or bf16
 
     Afterwards `networks` holds the target networks too, as NAME_target, and `flats` the parameters of each, laid out
@@ -44,14 +44,14 @@ class Learner:
         optimizer: Callable[..., torch.optim.Optimizer],
         seeds: Sequence[int],
         lr: Sequence[float],
-        updates: int,
+        horizon: Horizon,
         device: torch.device | str = "cpu",
         precision: str = "float32",
     ):
         self.algorithm = algorithm
         self.device = torch.device(device)
         self.seeds, self.lr = list(seeds), list(lr)
-        self.updates, self.precision = updates, precision
+        self.horizon, self.precision = horizon, precision
         self._lr = torch.tensor(self.lr, device=self.device)
         self.update_count = 0
         self.networks: dict[str, Any] = {name: networks[name].to(self.device) for name in algorithm.networks}
@@ -98,7 +98,7 @@ class Learner:
 
     def rate_factor(self, name: str, number: int | Tensor) -> float | Tensor:
         """What the learning rate of a network is multiplied by in update `number`."""
-        return self.algorithm.lr_factors.get(name, 1.0) * rate_factor(self.schedules[name], number, self.updates)
+        return self.algorithm.lr_factors.get(name, 1.0) * self.horizon.rate_factor(self.schedules[name], number)
 
     def metrics(
         self,

@@ -22,6 +22,13 @@ class Gaussian(NamedTuple):
         """The mean, clipped to ±1, [M, B, action_dim]: what evaluations play."""
         return self.mean.clamp(-1, 1)
 
+    def sample(self, noise: Tensor, temperature: float) -> Tensor:
+        """mean + temperature · standard deviation · noise, which may lie beyond ±1; the mean without a `log_std`.
+
+        noise: standard normal numbers that broadcast to the mean.
+        """
+        return self.mean if self.log_std is None else self.mean + temperature * self.log_std.exp() * noise
+
 
 class Categorical(NamedTuple):
     """Discrete actions: log-probabilities up to a constant, logits [M, B, action_dim]."""
@@ -32,6 +39,15 @@ class Categorical(NamedTuple):
         """The likeliest action, one-hot [M, B, action_dim] float32: what evaluations play."""
         best = self.logits.argmax(-1, keepdim=True)
         return torch.zeros_like(self.logits).scatter(-1, best, 1.0)
+
+    def sample(self, noise: Tensor, temperature: float) -> Tensor:
+        """One-hot actions with probabilities softmax(logits / temperature), by the Gumbel-max trick.
+
+        noise: numbers in [0, 1) that broadcast to the logits. At temperature 0 the likeliest action.
+        """
+        if temperature == 0:
+            return self.greedy()
+        return Categorical(self.logits / temperature - (-noise.log()).log()).greedy()
 
 
 def distribution(given: Any) -> Gaussian | Categorical:

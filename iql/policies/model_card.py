@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 from tabulate import tabulate
 
+from iql.config.phases import Phases
 from iql.errors import UserError
 from iql.policies.policy import TrainedPolicy
 from iql.reporting import statistics
@@ -96,7 +97,7 @@ def model_card(policy: TrainedPolicy, run: Path, files: list[Path]) -> str:
         **{f"policy {key}": value for key, value in network.items() if key != "_target_"},
         "learning rate": settings["optimizer"]["lr"],
         "batch size": settings["batch_size"],
-        "updates": settings["updates"],
+        "updates": Phases.of(settings).total,
         "normalised observations": settings["env"].get("normalize"),
         "rewards": settings["env"].get("reward"),
     }

@@ -18,7 +18,7 @@ from iql.config.trust import NETWORKS, factory
 from iql.errors import UserError
 from iql.networks.distributions import Categorical, Gaussian
 from iql.networks.lifting import Single, build
-from iql.policies.saved import Trained, read_trained
+from iql.runs.saved_networks import Trained, read_trained
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 

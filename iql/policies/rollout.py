@@ -14,7 +14,7 @@ from iql.evaluation.pending import actor, episode_seeds
 from iql.evaluation.rollout import Act, Episodes, joined
 from iql.evaluation.workers import RolloutWorkers, pickled
 from iql.policies.policy import make_network
-from iql.policies.saved import Trained
+from iql.runs.saved_networks import Trained
 from iql.tasks.task import Task
 
 

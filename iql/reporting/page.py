@@ -17,7 +17,7 @@ import jinja2
 
 from iql.reporting.charts.chart import Chart, Omission, Style
 from iql.reporting.charts.comparisons import improvements, profiles
-from iql.reporting.charts.curves import diagnostics, learning_curves
+from iql.reporting.charts.curves import diagnostics, exploration, learning_curves
 from iql.reporting.charts.sensitivity import heat_maps, sensitivities
 from iql.reporting.protocols import Protocol, differences
 from iql.reporting.report import Report
@@ -83,6 +83,7 @@ def charts(report: Report, style: Style) -> Iterator[Chart | Omission]:
     """Every chart for which the runs have data, in the page's order, and the omitted ones with the reason."""
     for table in report.tables:
         yield from learning_curves(report, table, style)
+        yield from exploration(report, table, style)
     for table in report.tables:
         yield from heat_maps(report, table)
         yield from sensitivities(report, table)

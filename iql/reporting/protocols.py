@@ -17,6 +17,7 @@ class Protocol:
     exact     whether the d4rl profile was verified against D4RL's dynamics on that version; None for another profile
     headline  last10 or final
     every     updates between two evaluations, episodes of each; None without an evaluation
+    steps     in the environment after the offline updates, between which are then `every` steps; 0 without finetuning
     """
 
     measure: str
@@ -27,6 +28,7 @@ class Protocol:
     physics: str
     mujoco: str
     exact: bool | None = None
+    steps: int = 0
 
     def __str__(self) -> str:
         what = "return" if self.measure == "return" else "normalised score"
@@ -34,7 +36,8 @@ class Protocol:
             return f"{self.updates:,} updates, not evaluated"
         which = {"last10": "mean of the last ten evaluations", "final": "final evaluation"}[self.headline]
         simulator = described(self.physics, self.mujoco, self.exact)
-        evaluation = f"{which} of {self.episodes} episodes every {self.every:,} updates, after {self.updates:,}"
+        unit, end = ("steps", f" updates, {self.steps:,} steps online among them") if self.steps else ("updates", "")
+        evaluation = f"{which} of {self.episodes} episodes every {self.every:,} {unit}, after {self.updates:,}{end}"
         return f"{what}, {evaluation}; {simulator}"
 
 

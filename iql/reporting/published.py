@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -13,26 +13,20 @@ import yaml
 class Source:
     """One publication: a description of its protocol, and its scores as printed, 66.3 or 61.2 ± 6.4.
 
-    scores  by algorithm (named as in iql.reporting.algorithm_names) and by task, whose name has the data's version
+    scores     by algorithm (named as in iql.reporting.algorithm_names) and by task, whose name has the data's version
+    finetuned  the same of finetuning online, before → after, and the regret where it was published
     """
 
     name: str
     protocol: str
-    scores: dict[str, dict[str, str]]
-
-    def score(self, algorithm: str, task: str) -> str | None:
-        """The score of an algorithm on a task; None if there is none."""
-        return self.scores.get(algorithm, {}).get(task)
-
-    def total(self, algorithm: str, tasks: list[str]) -> float | None:
-        """The sum of an algorithm's means over these tasks; None if a task has no score."""
-        scores = [self.score(algorithm, task) for task in tasks]
-        return None if None in scores else sum(numbers(score)[0] for score in scores if score is not None)
+    scores: dict[str, dict[str, str]] = field(default_factory=dict)
+    finetuned: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def numbers(score: str) -> tuple[float, float | None]:
-    """Mean and standard deviation over seeds (None if it is not given) of a published score."""
-    mean, _, std = score.partition("±")
+    """Mean and standard deviation over seeds (None if it is not given) of a published score; that after finetuning."""
+    after = score.rpartition("→")[2].partition(",")[0]
+    mean, _, std = after.partition("±")
     return float(mean), float(std) if std else None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from iql.reporting import statistics
 from iql.reporting.protocols import Protocol
-from iql.reporting.published import Source
+from iql.reporting.published import Source, numbers
 from iql.reporting.run_records import RunRecord
 
 Interval = tuple[float, float] | None
@@ -41,6 +41,19 @@ class Result:
     @cached_property
     def scores(self) -> np.ndarray:
         return np.array([run.score for run in self.runs if run.score is not None], float)
+
+    @cached_property
+    def offline(self) -> np.ndarray:
+        """Of finetuned runs, the scores before the online phase, [R] float64; `scores` are those after it."""
+        return self._online("offline_score")
+
+    @cached_property
+    def regrets(self) -> np.ndarray:
+        """Of finetuned runs, the regret of exploration, [R] float64 within 0 and 1."""
+        return self._online("regret")
+
+    def _online(self, key: str) -> np.ndarray:
+        return np.array([run.online[key] for run in self.runs if run.online and run.online[key] is not None], float)
 
     @property
     def mean(self) -> float:
@@ -79,7 +92,8 @@ class Result:
         """The algorithm's published score on this task; None for data that is not D4RL's and for other physics."""
         comparable = not self.own_data and self.protocol.measure == "normalised"
         comparable = comparable and self.protocol.physics in ("d4rl", "legacy")
-        return source.score(self.algorithm, self.env) if comparable else None
+        scores = source.finetuned if self.protocol.steps else source.scores
+        return scores.get(self.algorithm, {}).get(self.env) if comparable else None
 
 
 @dataclass(frozen=True)
@@ -100,8 +114,8 @@ class Aggregate:
 
     def published(self, source: Source) -> float | None:
         """The sum of the published means of these tasks; None if one has none."""
-        known = all(result.published(source) for result in self.results)
-        return source.total(self.results[0].algorithm, self.tasks) if known else None
+        scores = [result.published(source) for result in self.results]
+        return None if None in scores else sum(numbers(score)[0] for score in scores if score is not None)
 
     @property
     def total(self) -> float:

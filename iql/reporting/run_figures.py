@@ -13,9 +13,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from iql.config.phases import Phases
 from iql.errors import UserError
 from iql.reporting.figure_style import BLUE, GREEN, ORANGE, VERMILION, Axes, Figure, empty_figure, thousands
-from iql.runs.metrics_file import Record, read_metrics
+from iql.runs.metrics_file import Record, of_kind, read_records
 from iql.system.atomic_files import read_json, replace_file
 from iql.system.size_limits import check_archive
 
@@ -52,20 +53,28 @@ def learning_curve(directory: Path | str) -> Path:
     """Draw curve.png in a run's directory and return its path.
 
     The upper axes show the score (the return, for a task without reference scores) against updates, with ± one
-    standard deviation over the episodes. The lower axes show the losses, each divided by its largest magnitude, which
-    the legend gives.
+    standard deviation over the episodes, and of a finetuned run the episodes of exploration. The lower axes show the
+    losses, each divided by its largest magnitude, which the legend gives.
     """
     directory = Path(directory)
-    train, evaluations = read_metrics(directory)
+    records = read_records(directory / "metrics.jsonl")
+    train, evaluations, episodes = (of_kind(records, kind) for kind in ("train", "eval", "episode"))
     figure = empty_figure(7.0, 5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2]})
     figure.suptitle(_title(directory), x=0.02, ha="left", color=TEXT_COLOUR, fontsize=11)
     manifest = read_json(directory / "manifest.json") or {}
     plain = manifest.get("facts", {}).get("scored") == "return"
     upper.set_ylabel("return" if plain else "normalised score\n(100 = expert)")
+    _draw_exploration(upper, episodes)
     _draw_scores(upper, evaluations)
     _draw_losses(lower, train)
     lower.set_xlabel("updates (gradient steps)")
+    phases = Phases.of(manifest["settings"]) if "settings" in manifest else None
+    if phases is not None and phases.steps and phases.offline:
+        for each in (upper, lower):
+            each.axvline(phases.offline, color=FAINT_COLOUR, lw=1.0, ls=":")
+        upper.annotate("online →", (phases.offline, 1.0), xycoords=("data", "axes fraction"), xytext=(3, 2),
+                       textcoords="offset points", color=FAINT_COLOUR, fontsize=8)  # fmt: skip
     lower.xaxis.set_major_formatter(lambda value, _: thousands(value))
     last = max((record["update"] for record in train + evaluations), default=0)
     lower.set_xlim(0, max(last, 1))
@@ -150,6 +159,14 @@ def _draw_scores(axes: Axes, evaluations: list[Record]) -> None:
         annotation_clip=False,
     )
     axes.legend(loc="best", fontsize=8, frameon=False)
+
+
+def _draw_exploration(axes: Axes, episodes: list[Record]) -> None:
+    """The scores of the episodes that a finetuned policy explored with."""
+    points = [(record["update"], record["score"]) for record in episodes if _finite(record.get("score"))]
+    if points:
+        updates, scores = np.array(points, float).T
+        axes.plot(updates, scores, color=ORANGE, marker=".", ms=3, ls="", alpha=0.4, label="episodes of exploration")
 
 
 def _draw_losses(axes: Axes, train: list[Record]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from iql.config.class_names import current
+from iql.config.phases import Phases
 from iql.envs.d4rl.mujoco_versions import is_exact
 from iql.errors import UserError
 from iql.reporting.algorithm_names import algorithm_name
@@ -39,6 +40,8 @@ class RunRecord:
     reason       why it failed
     evaluations  update and mean score of each evaluation, [T, 2] float64
     train        sampled train records, as written
+    online       the outcome of finetuning; None without it and before its end
+    episodes     of exploration: updates before its end, and score, [E, 2] float64
     own_data     the file's name, where it trained on data of the user's own; else ""
     """
 
@@ -58,6 +61,8 @@ class RunRecord:
     evaluations: np.ndarray
     train: list[Record] = field(repr=False)
     summary: dict[str, Any] | None = field(repr=False)
+    online: dict[str, Any] | None = None
+    episodes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)), repr=False)
     host: str = ""
     device: str = ""
     speed: float | None = None
@@ -136,9 +141,9 @@ def read(directory: Path, now: float) -> RunRecord:
     env, configuration, _ = manifest["run"].rsplit("/", 2)
     state = run_state(directory, now)
     summary = state.summary
-    records = settings["updates"] // settings["log_every"]
-    train, evaluations = read_sample(directory / "metrics.jsonl", max(1, round(records / SAMPLED_RECORDS)))
-    points = [(each["update"], each["score"]) for each in evaluations if each.get("score") is not None]
+    phases = Phases.of(settings)
+    records = phases.total // settings["log_every"]
+    train, evaluations, episodes = read_sample(directory / "metrics.jsonl", max(1, round(records / SAMPLED_RECORDS)))
     last = max((each["update"] for each in (*train[-1:], *evaluations[-1:])), default=0)
     outcome = {**facts, "data": facts, "headline": settings["evaluation"]["headline"]} if summary is None else summary
     return RunRecord(
@@ -151,28 +156,37 @@ def read(directory: Path, now: float) -> RunRecord:
         settings=settings,
         protocol=Protocol(
             measure="return" if outcome["data"].get("scored") == "return" else "normalised",
-            updates=settings["updates"],
+            updates=phases.total,
             headline=outcome["headline"],
-            every=settings["evaluation"]["every"],
+            every=phases.every if phases.steps else settings["evaluation"]["every"],
             episodes=settings["evaluation"]["episodes"],
             physics=outcome.get("physics") or "no",
             mujoco=outcome.get("mujoco") or "",
             exact=_exact(outcome, settings),
+            steps=phases.steps,
         ),
         algorithm=algorithm_name(settings["algorithm"]),
         own_data=_own_data(outcome["data"]),
         score=None if summary is None else summary["score"],
         reason=state.reason,
         update=last if summary is None else summary["updates"],
-        evaluations=np.array(points, float).reshape(-1, 2),
+        evaluations=_points(evaluations),
         train=train,
         summary=summary,
+        online=(summary or {}).get("finetune"),
+        episodes=_points(episodes),
         host=attempt["host"],
         device=attempt["device"],
         speed=(summary or (train[-1] if train else {})).get("updates_per_second"),
         wandb=_first_line(directory / "wandb" / "url"),
         commit=((manifest.get("git") or {}).get("commit") or "")[:12],
     )
+
+
+def _points(records: list[Record]) -> np.ndarray:
+    """Update and score of the records that have a score, [T, 2]."""
+    points = [(each["update"], each["score"]) for each in records if each.get("score") is not None]
+    return np.array(points, float).reshape(-1, 2)
 
 
 def _own_data(facts: dict[str, Any]) -> str:

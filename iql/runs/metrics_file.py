@@ -1,17 +1,17 @@
-"""metrics.jsonl, the record of a run: one train or eval record a line."""
+"""metrics.jsonl, the record of a run: one train, eval or episode record a line."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from iql.errors import UserError
-from iql.system.atomic_files import from_json, naming, to_json
+from iql.runs.appended_file import AppendedFile
+from iql.system.atomic_files import from_json, to_json
 
 log = logging.getLogger(__name__)
 
@@ -21,84 +21,31 @@ FLUSH_SECONDS = 5.0
 TAIL_BYTES = 1 << 14
 
 
-class MetricsFile:
-    """The file as its run writes it: appended in blocks, truncated to the checkpoint on resume.
-
-    Its length and SHA-256 are tracked as it grows, so that changes by other programs are noticed.
-    """
+class MetricsFile(AppendedFile):
+    """The file as its run writes it."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self._lines: list[str] = []
-        self._length = 0
-        self._digest = hashlib.sha256()
+        super().__init__(path)
         self._written = time.monotonic()
 
-    def append(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         """Buffer a record until the next flush."""
-        self._lines.append(to_json(record))
+        self.append(f"{to_json(record)}\n".encode())
 
     @property
     def due(self) -> bool:
         """Whether a flush is due: at most every FLUSH_SECONDS, as network file systems are slow."""
-        return bool(self._lines) and time.monotonic() - self._written > FLUSH_SECONDS
+        return bool(self._buffered) and time.monotonic() - self._written > FLUSH_SECONDS
 
     def flush(self, sync: bool = False) -> tuple[int, str]:
-        """Append the buffered records; sync: with fsync. Returns the file's length in bytes and its SHA-256 (hex).
-
-        Raises UserError if another program has changed the file's length.
-        """
-        size = self._size()
-        if size != self._length:
-            raise UserError(
-                f"{self.path}: {size:,} bytes where this run left {self._length:,}: another program has changed it. "
-                "Nothing was written to it; the same command goes on from the last checkpoint"
-            )
-        content = "".join(line + "\n" for line in self._lines).encode()
-        with naming(self.path), open(self.path, "ab") as file:
-            file.write(content)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        self._length += len(content)
-        self._digest.update(content)
-        self._lines.clear()
+        written = super().flush(sync)
         self._written = time.monotonic()
-        return self._length, self._digest.hexdigest()
+        return written
 
-    def check(self, length: int, digest: str | None) -> None:
-        """Raise UserError unless the file begins with the `length` bytes of records that a checkpoint covers.
-
-        digest: their SHA-256 (hex); None for checkpoints of earlier versions, which lack it.
-        """
-        advice = f"Put the file back, or delete {self.path.parent} to train the run anew"
-        size = self._size()
-        if size < length:
-            raise UserError(
-                f"{self.path}: {size} bytes, but its checkpoint covers {length}: records are lost. {advice}"
-            )
-        covered = self.path.read_bytes()[:length] if length else b""
+    def _sound(self, covered: bytes, digest: str | None) -> bool:
         if digest is None:
-            sound = covered[-1:] in (b"", b"\n") and all(map(_is_record, covered.splitlines()))
-        else:
-            sound = hashlib.sha256(covered).hexdigest() == digest
-        if not sound:
-            what = "not the records that its checkpoint covers: lines were added, removed or changed"
-            raise UserError(f"{self.path}: {what}. {advice}")
-
-    def cut(self, length: int) -> None:
-        """Drop every record after the first `length` bytes."""
-        self._lines.clear()
-        if self._size() > length:
-            os.truncate(self.path, length)
-        self._length = length
-        self._digest = hashlib.sha256(self.path.read_bytes() if length else b"")
-
-    def _size(self) -> int:
-        """The file's length in bytes, 0 if it does not exist. Raises UserError if it is a folder."""
-        if self.path.is_dir():
-            raise UserError(f"{self.path}: a folder stands where a file should; move it away")
-        return self.path.stat().st_size if self.path.exists() else 0
+            return covered[-1:] in (b"", b"\n") and all(map(_is_record, covered.splitlines()))
+        return super()._sound(covered, digest)
 
 
 def _is_record(line: bytes) -> bool:
@@ -123,16 +70,15 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def read_sample(path: Path, every: int) -> tuple[list[Record], list[Record]]:
-    """One in `every` of a run's train records, from the first on, and all eval records; none if there is no file.
+def read_sample(path: Path, every: int) -> tuple[list[Record], list[Record], list[Record]]:
+    """One in `every` of a run's train records, from the first on, all eval and all episode records.
 
     Other train records are not parsed, so that a thousand long runs are read in seconds. Damaged lines are treated as
     in `read_records`; a last line without its end is ignored, as the run may be writing it.
     """
+    found: dict[str, list[Record]] = {"train": [], "eval": [], "episode": []}
     if not path.exists():
-        return [], []
-    train: list[Record] = []
-    evaluations: list[Record] = []
+        return found["train"], found["eval"], found["episode"]
     seen = 0
     *lines, _ = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -142,8 +88,8 @@ def read_sample(path: Path, every: int) -> tuple[list[Record], list[Record]]:
                 continue
         record = _record(line, path, number) if line.strip() else None
         if record is not None:
-            (train if record["kind"] == "train" else evaluations).append(record)
-    return train, evaluations
+            found.setdefault(record["kind"], []).append(record)
+    return found["train"], found["eval"], found["episode"]
 
 
 _TRAIN_PREFIX = b'{"kind": "train",'
@@ -176,5 +122,9 @@ def read_tail(path: Path) -> list[Record]:
 def read_metrics(directory: Path | str) -> tuple[list[Record], list[Record]]:
     """A run's train and eval records, each in the order written; empty if there is no file yet."""
     records = read_records(Path(directory) / "metrics.jsonl")
-    train = [record for record in records if record["kind"] == "train"]
-    return train, [record for record in records if record["kind"] == "eval"]
+    return of_kind(records, "train"), of_kind(records, "eval")
+
+
+def of_kind(records: Iterable[Record], kind: str) -> list[Record]:
+    """Those of one kind: train, eval or episode."""
+    return [record for record in records if record["kind"] == kind]

@@ -18,6 +18,7 @@ from iql.config.settings import Settings, flatten
 from iql.config.trust import IQL
 from iql.errors import UserError
 from iql.runs import checkpoints
+from iql.runs.appended_file import AppendedFile
 from iql.runs.manifest import read_manifest
 from iql.runs.metrics_file import MetricsFile, read_tail
 from iql.runs.provenance import git_state, package_versions
@@ -31,7 +32,7 @@ GROUP_LENGTH = 128  # W&B's limit
 
 # Settings that cannot change a result, by dotted key or section.
 _UNDECIDING = re.compile(
-    r"(seed|device|threads|code_path|runs|sweep\..*|log_every|checkpoint\..*|tracker.*"
+    r"(seed|device|threads|code_path|runs|sweep\..*|log_every|checkpoint\..*|tracker.*|finetune\.from"
     r"|env\.(name|path|dataset|trust|url|rows|cloning|recipe\..*|corl.*|xql.*|rebrac.*)|evaluation\.(workers|headline)"
     r"|algorithm\.(initialization|policy_mean|recipe.*)|network\.hidden_dims)$"
 )
@@ -43,6 +44,7 @@ LATER = {
     "env.next_observations": "row",
     "algorithm.extraction": "awr",
     "algorithm.bc_coef": 1.0,
+    "finetune": None,
     "network.value.layer_norm": None,
     "network.q.layer_norm": None,
 }
@@ -72,6 +74,8 @@ def configuration_name(settings: Settings, defaults: Settings, digest: str) -> s
         for key, value in own.items()
         if key not in usual or usual[key] != value or (key == "algorithm._target_" and value != original(IQL))
     }
+    if settings.get("finetune"):
+        differing = {"finetune": "online", **differing}
     for source, followers in FOLLOWED.items():  # a setting that several networks follow is shown once
         value = flatten(settings).get(source)
         following = [key for key in differing if re.fullmatch(followers, key) and differing[key] == value]
@@ -103,7 +107,9 @@ class Run:
     """One seed of one configuration, and the directory with everything that is recorded of it.
 
     Files: manifest.json, metrics.jsonl, summary.json (the run is done once it exists), failed.json, networks.ckpt (the
-    final networks), checkpoints/.
+    final networks), checkpoints/, and while it is finetuned online_rows.bin (the rows that training.exploration gives).
+
+    digest: of the data, and of what the run starts from where that is another run's networks.
     """
 
     def __init__(self, settings: Settings, defaults: Settings, digest: str, overrides: Sequence[str] = ()):
@@ -116,6 +122,7 @@ class Run:
         self.directory = Path(settings["runs"]) / settings["sweep"]["name"] / self.id
         self.checkpoints = self.directory / "checkpoints"
         self.metrics = MetricsFile(self.directory / "metrics.jsonl")
+        self.online_rows = AppendedFile(self.directory / "online_rows.bin")
 
     @property
     def label(self) -> str:
@@ -218,6 +225,6 @@ class Run:
     def delete_leftovers(self) -> None:
         """Delete what a finished run does not need, including the lease and unfinished pictures of a killed process."""
         remove_temporaries(self.directory, "*.png")
-        for name in ("failed.json", "lease.json"):
+        for name in ("failed.json", "lease.json", self.online_rows.path.name):
             (self.directory / name).unlink(missing_ok=True)
         checkpoints.remove(self.checkpoints)

@@ -12,7 +12,7 @@ import torch
 from iql.evaluation.rollout import Episodes
 from iql.learner.learner import Learner
 from iql.runs import checkpoints
-from iql.runs.metrics_file import read_metrics
+from iql.runs.metrics_file import read_records
 from iql.runs.run import Run
 from iql.system.atomic_files import replace_file
 from iql.tasks.task import Task
@@ -27,12 +27,14 @@ def finish(
     played: Mapping[int, Episodes] | None,
     inputs: Callable[[Run], dict[str, Any]],
     facts: dict[str, Any],
+    online: Callable[[int], dict[str, Any]] | None,
     draw: Callable[[Path], dict[str, Path]],
 ) -> None:
     """Finish every live run; its summary, once written, makes it done.
 
     played: in a maze the members' last episodes by place, with observations. inputs: what the use of a run's policy
-    takes besides its weights. facts: for the summary. draw: makes a finished run's pictures.
+    takes besides its weights. facts: for the summary; online: those of a finetuned member's exploration, by place.
+    draw: makes a finished run's pictures.
     """
     learner, finished = pack.learner, []
     for member in pack.live:
@@ -48,8 +50,9 @@ def finish(
             success = successes(task.maze, episodes)
             values = _values(learner, member.place, state["observation_mean"], state["observation_std"])
             replace_file(run.directory / "map.npz", value_map(task.maze, values, episodes))
-        train, evaluations = read_metrics(run.directory)
-        outcome = summary(run.settings, train, evaluations, task, facts, learner.algorithm.networks, success)
+        records = read_records(run.metrics.path)
+        explored = online(member.place) if online is not None else None
+        outcome = summary(run.settings, records, task, facts, learner.algorithm.networks, success, explored)
         pack.leases.check(run.directory)
         run.finish(outcome)
         finished.append((member, outcome))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from iql.config.phases import Phases
 from iql.data.sampling import Batches
 from iql.data.transitions import Transitions
 from iql.errors import UserError
@@ -19,7 +20,7 @@ from iql.evaluation.pending import Evaluator, episode_seeds
 from iql.evaluation.rollout import first_step
 from iql.evaluation.workers import RolloutWorkers
 from iql.execution.paths import Execution
-from iql.learner.learner import Learner
+from iql.learner.learner import Learner, Metrics
 from iql.runs.leases import Leases
 from iql.runs.metrics_file import Record
 from iql.runs.policy_description import description
@@ -27,6 +28,7 @@ from iql.runs.run import Run
 from iql.tasks.task import Task
 from iql.tracking import Tracker
 from iql.training.finish import finish
+from iql.training.online_phase import OnlinePhase, check
 from iql.training.pack import Member, Pack
 from iql.training.progress import Progress
 from iql.training.resume import resume
@@ -57,15 +59,19 @@ class Training:
         self.execution = execution
         self.task = task
         self.draw = draw
+        self.phases = Phases.of(self.settings)
+        self.online: OnlinePhase | None = None
         self.observation_mean, self.observation_std = data.observation_mean, data.observation_std
-        chosen = dataclasses.replace(data, rows=learner.algorithm.rows(data))
+        self.data = dataclasses.replace(data, rows=learner.algorithm.rows(data))
         self.batches = Batches(
-            chosen,
+            self.data,
             [run.seed for run in runs],
             self.settings["batch_size"],
             learner.device,
             learner.algorithm.next_actions,
         )
+        if self.phases.steps:
+            check(self.settings, task, learner, self.data)
         if self.settings["evaluation"]["every"] is not None:
             envs = task.make_envs(1)  # an error in them is reported before anything is written
             try:
@@ -81,15 +87,17 @@ class Training:
             if not self.pack.live:  # finished by their owner while we waited for the leases
                 return
             self.evaluator = self._new_evaluator()
-            self.position, pending = resume(self.pack, self.task.facts())
+            self.position, evaluations, online = resume(self.pack, self.task.facts())
             self._entered = time.monotonic() - self.position.wall_seconds
             labels = [run.label for run in self.runs]
             self.progress = Progress(
-                self.settings["updates"], self.learner.update_count, labels, self.learner.algorithm.networks
+                self.phases.total, self.learner.update_count, labels, self.learner.algorithm.networks
             )
             try:
                 if self.evaluator is not None:
-                    self.evaluator.resume(pending)
+                    self.evaluator.resume(evaluations)
+                if online:
+                    self._begin_online().exploration.resume(online)
                 self._train()
                 self._finish()
             finally:
@@ -115,22 +123,24 @@ class Training:
         )
 
     def _train(self) -> None:
-        log_every, updates = self.settings["log_every"], self.settings["updates"]
+        log_every, updates = self.settings["log_every"], self.phases.total
         checkpoint = self.settings["checkpoint"]
         self._evaluate_if_due()
         if self.signals.received:  # the checkpoint already holds what is due or pending
             raise Stopped(self.signals.received, self.learner.update_count)
         since, counted = time.monotonic(), self.learner.update_count
         while self.learner.update_count < updates:
-            number = self._next_stop()
-            count, measure = number - self.learner.update_count, number % log_every == 0
-            metrics = self.execution.advance(self.batches, count, measure)
+            stop = self._next_stop()
+            metrics = self._advance(stop, measure=stop % log_every == 0)
+            number = self.learner.update_count  # less than `stop` where a signal or an environment came between
             due = self._evaluation_due(number)
-            save = number % checkpoint["every"] == 0 or number == updates
-            if metrics is not None or due or save or self.signals.received:
+            save = number % checkpoint["every"] == 0 or number in (self.phases.offline, updates)
+            failing = self.online is not None and len(self.online.exploration.failures) > 0
+            if metrics is not None or due or save or failing or self.signals.received:
                 now = time.monotonic()
                 self.position.train_seconds += now - since
                 failure = self._collection_failure(self._keep_waiting if due else lambda: False)
+                self._log_episodes()
                 if metrics is not None:
                     speed = (number - counted) / max(now - since, 1e-9)
                     self._log(number, metrics, speed)
@@ -154,15 +164,49 @@ class Training:
     def _next_stop(self) -> int:
         """The update after which something is due, or signals are checked."""
         number, settings, block = self.learner.update_count, self.settings, max(BLOCK // len(self.runs), 16)
-        everies = (settings["log_every"], settings["checkpoint"]["every"], settings["evaluation"]["every"] or block)
-        return min(number + block, settings["updates"], *(number - number % every + every for every in everies))
+        everies = [settings["log_every"], settings["checkpoint"]["every"]]
+        if self.phases.online(number):
+            end = self.phases.next_evaluation(number)
+        else:
+            end = self.phases.offline
+            everies.append(settings["evaluation"]["every"] or block)
+        return min(number + block, end, *(number - number % every + every for every in everies))
+
+    def _advance(self, stop: int, measure: bool) -> Metrics | None:
+        """Updates up to `stop`, or to where a signal or a failing environment ends them; the last one's metrics."""
+        number = self.learner.update_count
+        if not self.phases.online(number):
+            return self.execution.advance(self.batches, stop - number, measure)
+        online = self.online or self._begin_online()
+        return online.advance(
+            stop, measure, lambda: [member.place for member in self.pack.live], lambda: bool(self.signals.received)
+        )
+
+    def _begin_online(self) -> OnlinePhase:
+        self.online = OnlinePhase(self.runs, self.task, self.data, self.learner, self.execution, self.phases)
+        self._closing.callback(self.online.exploration.close)
+        return self.online
+
+    def _log_episodes(self) -> None:
+        """Write the records of the episodes that the policies have played, and stop members that cannot go on."""
+        if self.online is None:
+            return
+        exploration = self.online.exploration
+        for place, record in exploration.finished:
+            self._record(self.pack.members[place], record)
+        if exploration.failures:
+            self._collect(lambda: True)  # as in _log: runs end here
+        for place, why in exploration.failures.items():
+            self.pack.fail(self.pack.members[place], why)
+        exploration.finished.clear()
+        exploration.failures.clear()
 
     def _log(self, update: int, metrics: dict[str, torch.Tensor], speed: float) -> None:
         columns = {name: tensor.tolist() for name, tensor in metrics.items()}
         records, failing = [], []
         for member in self.pack.members:
             numbers = {name: column[member.place] for name, column in columns.items()}
-            record = {"kind": "train", "update": update, **numbers}
+            record = {"kind": "train", "update": update, **self._phase(update), **numbers}
             record |= {"seconds": round(self._wall(), 3), "updates_per_second": round(speed, 2)}
             records.append(record)
             losses = [record[f"{name}_loss"] for name in self.learner.algorithm.networks]
@@ -176,6 +220,14 @@ class Training:
                 self.pack.fail(member, "a loss is not finite (NaN or infinite)")
         self.progress.train(update, records)
 
+    def _phase(self, update: int) -> dict[str, Any]:
+        """What records of a finetuned run say besides: the phase, and in the online one the steps so far."""
+        if not self.phases.steps:
+            return {}
+        if update <= self.phases.offline:
+            return {"phase": "offline"}
+        return {"phase": "online", "step": self.phases.steps_after(update)}
+
     def _record(self, member: Member, record: Record) -> None:
         """Write a record, or defer it until the pending evaluation of an earlier update is written."""
         if self.evaluator is None or not self.evaluator.defer(member.place, record):
@@ -186,7 +238,8 @@ class Training:
             self._collect(lambda: True)  # as in _log: a run ends here
         self.position.wall_seconds = self._wall()
         pending = self.evaluator.state if self.evaluator is not None else lambda place: None
-        self.pack.save(self.position, pending, self._inputs, self.settings["checkpoint"]["keep"])
+        online = self.online.exploration.state if self.online is not None else lambda place: None
+        self.pack.save(self.position, pending, online, self._inputs, self.settings["checkpoint"]["keep"])
 
     def _inputs(self, run: Run) -> dict[str, Any]:
         """What the use of a run's policy takes besides its weights."""
@@ -197,8 +250,10 @@ class Training:
         }
 
     def _evaluation_due(self, update: int) -> bool:
-        every = self.settings["evaluation"]["every"]
-        return every is not None and (update % every == 0 or update == self.settings["updates"])
+        every, offline = self.settings["evaluation"]["every"], self.phases.offline
+        if every is None or update > offline:
+            return every is not None and self.phases.evaluation_due(update)
+        return update % every == 0 or update == offline
 
     def _evaluate_if_due(self) -> None:
         """Begin an evaluation of the policies as they are, unless it is done or pending or an earlier one is."""
@@ -230,8 +285,9 @@ class Training:
         if collected is None:
             return
         evaluation, played = collected
+        update, phase = evaluation.update, self._phase(evaluation.update)
         records = {
-            place: evaluation_record(evaluation.update, self.task.score(episodes.returns), episodes, evaluation.seconds)
+            place: evaluation_record(update, phase, self.task.score(episodes.returns), episodes, evaluation.seconds)
             for place, episodes in played.items()
         }
         for place, record in records.items():
@@ -255,7 +311,8 @@ class Training:
             "wall_seconds": round(self._wall(), 3),
             "updates_per_second": round(update / max(self.position.train_seconds, 1e-9), 2),
         }
-        finish(self.pack, self.task, played, self._inputs, facts, self.draw)
+        online = self.online.exploration.facts if self.online is not None else None
+        finish(self.pack, self.task, played, self._inputs, facts, online, self.draw)
 
     def _wall(self) -> float:
         return time.monotonic() - self._entered

@@ -70,7 +70,7 @@ class Pack:
         """Write a record of a live member, and send it to its trackers; one of an idle member is dropped."""
         if member.idle:
             return
-        member.run.metrics.append(record)
+        member.run.metrics.record(record)
         if member.run.metrics.due:
             self.leases.check(member.run.directory)
             member.run.metrics.flush()
@@ -81,13 +81,14 @@ class Pack:
         self,
         position: Position,
         evaluation: Callable[[int], dict[str, Any] | None],
+        online: Callable[[int], dict[str, Any] | None],
         inputs: Callable[[Run], dict[str, Any]],
         keep: int,
     ) -> None:
         """Write a checkpoint of every live member, then prune all: after a kill in between they have one in common.
 
-        evaluation: the part of the pending evaluation that belongs to the member at a place; inputs: what the use of a
-        run's policy takes besides its weights.
+        evaluation: the part of the pending evaluation that belongs to the member at a place; online: the state of its
+        exploration; inputs: what the use of a run's policy takes besides its weights.
         """
         update = self.learner.update_count
         self.fail_not_finite()
@@ -100,6 +101,7 @@ class Pack:
                 "metrics_sha256": digest,
                 "position": asdict(position),
                 "evaluation": evaluation(member.place),
+                "online": online(member.place),
                 **inputs(member.run),
             }
             checkpoints.write(checkpoints.path_of(member.run.checkpoints, update), state)

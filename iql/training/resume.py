@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from iql.config.phases import Phases
 from iql.errors import UserError
 from iql.runs import checkpoints
 from iql.runs.pack_membership import continued
@@ -57,16 +58,25 @@ def code_path(runs: Sequence[Run]) -> str:
     return kept.pop()
 
 
-def resume(pack: Pack, facts: dict[str, Any]) -> tuple[Position, dict[int, dict[str, Any]]]:
+class Resumed(NamedTuple):
+    """Where a pack goes on; of its members, by place, the pending evaluations and the states of their exploration."""
+
+    position: Position
+    evaluations: dict[int, dict[str, Any]]
+    online: dict[int, dict[str, Any]]
+
+
+def resume(pack: Pack, facts: dict[str, Any]) -> Resumed:
     """Load the newest checkpoint that all live members have into the learner, or leave it at update 0.
 
-    Adds this process to each live run's manifest and starts its trackers. Returns the position and, by place, the
-    members' pending evaluations. Raises UserError if damaged or lost checkpoints leave none in common: nothing is
-    restarted without a word.
+    Adds this process to each live run's manifest and starts its trackers. Raises UserError if damaged or lost
+    checkpoints leave none in common: nothing is restarted without a word.
     """
     states, damaged = {}, []
     for member in pack.live:
-        states[member.place], lines = checkpoints.read_undamaged(member.run.checkpoints, member.run.settings["updates"])
+        states[member.place], lines = checkpoints.read_undamaged(
+            member.run.checkpoints, Phases.of(member.run.settings).total
+        )
         damaged += lines
     _set_failed_aside(pack)
     update = _newest_in_common({member.run: set(states[member.place]) for member in pack.live}, damaged)
@@ -74,7 +84,9 @@ def resume(pack: Pack, facts: dict[str, Any]) -> tuple[Position, dict[int, dict[
         log.warning("%s; going on from %s", line, f"update {update}" if update else "the start")
     for member in pack.live:  # all are checked before anything of one is changed
         _load(pack, member, states[member.place].get(update))
-    position, pending = Position(), {}
+    # What is evaluated of a run that has no offline phase begins with update 0.
+    position = Position(evaluated=0 if Phases.of(pack.members[0].run.settings).offline else -1)
+    evaluations, online = {}, {}
     for member in pack.members:
         if member.idle:
             _load_final_networks(pack, member)
@@ -84,10 +96,12 @@ def resume(pack: Pack, facts: dict[str, Any]) -> tuple[Position, dict[int, dict[
         if state is not None:
             position = Position(**state["position"])
             if state.get("evaluation") is not None:
-                pending[member.place] = state["evaluation"]
+                evaluations[member.place] = state["evaluation"]
+            if state.get("online") is not None:
+                online[member.place] = state["online"]
     pack.learner.update_count = update
     pack.execution.refresh()
-    return position, pending
+    return Resumed(position, evaluations, online)
 
 
 def _set_failed_aside(pack: Pack) -> None:
@@ -128,6 +142,9 @@ def _load(pack: Pack, member: Member, state: dict[str, Any] | None) -> None:
             raise ValueError("its pending evaluation is none")
         pack.learner.load(member.place, state["learner"])
         covered = int(state["metrics_bytes"])
+        online = state.get("online")
+        if online is not None and not {"steps", "episode", "length", "taken_back", "bytes", "sha256"} <= set(online):
+            raise ValueError("its state of exploration is none")
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         path = checkpoints.path_of(run.checkpoints, state["learner"]["update"])
         reason = " ".join(str(error).split())
@@ -135,6 +152,8 @@ def _load(pack: Pack, member: Member, state: dict[str, Any] | None) -> None:
             f"{path}: not a checkpoint of this run ({type(error).__name__}: {reason}). {_ADVICE}"
         ) from error
     run.metrics.check(covered, state.get("metrics_sha256"))
+    if online is not None:
+        run.online_rows.check(online["bytes"], online["sha256"])
 
 
 def _load_final_networks(pack: Pack, member: Member) -> None:
@@ -158,6 +177,7 @@ def _begin(pack: Pack, member: Member, state: dict[str, Any] | None, update: int
         pack.execution.name,
         torch.backends.cpu.get_cpu_capability(),
     )
+    run.online_rows.cut(((state or {}).get("online") or {}).get("bytes", 0))
     if state is None:
         run.metrics.cut(0)
     else:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 
-from iql.config.footprint import member_bytes, widths
 from iql.config.schema import constructor_arguments
 from iql.config.settings import Settings, check_data
 from iql.data.transitions import Transitions
@@ -16,9 +16,11 @@ from iql.errors import UserError
 from iql.execution import paths
 from iql.execution.devices import check_memory, choose, cores, memory_may_run_out, set_precision
 from iql.reporting import run_figures
+from iql.runs.footprint import member_bytes, widths
 from iql.runs.run import Run
+from iql.runs.saved_networks import identity, start_file
 from iql.tasks.task import Task
-from iql.training.build import build_learner
+from iql.training.build import build_learner, load_starts
 from iql.training.loop import Training
 from iql.training.resume import code_path, packs_of
 
@@ -35,21 +37,25 @@ def train(members: Sequence[Settings], defaults: Settings, overrides: Sequence[l
     task = instantiate(constructor_arguments("env", members[0]["env"]), _convert_="all")
     data = task.transitions()
     check_data(members[0], getattr(task, "discrete", False))
-    runs = [Run(settings, defaults, task.digest, own) for settings, own in zip(members, overrides, strict=True)]
+    starts = [start_file(settings) for settings in members]
+    runs = [
+        Run(settings, defaults, identity(task.digest, start), own)
+        for settings, start, own in zip(members, starts, overrides, strict=True)
+    ]
     for run in runs:
         if run.summary is not None:
             log.info("done already: %s", run.directory)
             run.delete_leftovers()
     for pack in packs_of(runs):
-        _train_pack(pack, task, data)
+        _train_pack(pack, [starts[runs.index(run)] for run in pack], task, data)
     finished = [run.directory for run in runs if run.summary is not None]
     for directory in filter(run_figures.figures_missing, finished):  # killed before they were drawn, or a full disk
         run_figures.draw(directory)
     return _conclude(runs, task)
 
 
-def _train_pack(runs: list[Run], task: Task, data: Transitions) -> None:
-    """Build the learner of a pack from its settings, and run it to its end."""
+def _train_pack(runs: list[Run], starts: list[Path | None], task: Task, data: Transitions) -> None:
+    """Build the learner of a pack from its settings and what its members start from, and run it to its end."""
     settings = [run.settings for run in runs]
     shared = settings[0]
     device, threads, path = choose(shared["device"]), cores(shared["threads"]), code_path(runs)
@@ -63,6 +69,7 @@ def _train_pack(runs: list[Run], task: Task, data: Transitions) -> None:
     )
     with memory_may_run_out(device):
         learner = build_learner(settings, task.observation_dim, task.action_dim, device)
+        load_starts(learner, starts, data)
         execution = paths.choose(learner, shared["batch_size"], path, threads)
         trackers = [[instantiate(node) for node in each["tracker"].values()] for each in settings]
         Training(
@@ -103,6 +110,9 @@ def outcome(summary: dict[str, Any]) -> str:
     plain = summary["data"].get("scored") == "return"
     shown = f"{'return' if plain else 'score'} {_number(summary['score'])} ({summary['headline']}"
     shown += f"{', no references for a score' if plain else ''}), best {_number(summary['best_score'])}"
+    if finetune := summary.get("finetune"):
+        shown = f"{_number(finetune['offline_score'])} → {shown} after {finetune['steps']:,} steps online"
+        shown += f", regret {finetune['regret']:.2f}" if finetune["regret"] is not None else ""
     reached = f", goal reached in {summary['success_rate']:.0%}" if summary["success_rate"] is not None else ""
     return f"{shown}{reached}, {summary['episodes']} episodes an evaluation"
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from iql.config.phases import Phases
 from iql.envs.d4rl.mazes import Maze
 from iql.evaluation.rollout import Episodes
+from iql.runs.metrics_file import of_kind
 from iql.tasks.task import Task
 
 
-def evaluation_record(update: int, scores: np.ndarray, episodes: Episodes, seconds: float) -> dict[str, Any]:
-    """The metrics record of one member's evaluation; scores [E] are normalised."""
+def evaluation_record(
+    update: int, phase: Mapping[str, Any], scores: np.ndarray, episodes: Episodes, seconds: float
+) -> dict[str, Any]:
+    """The metrics record of one member's evaluation; scores [E] are normalised. phase: of a finetuned run."""
     return {
         "kind": "eval",
         "update": update,
+        **phase,
         "score": float(scores.mean()),
         "score_std": float(scores.std()),
         "return_mean": float(episodes.returns.mean()),
@@ -31,19 +36,26 @@ def evaluation_record(update: int, scores: np.ndarray, episodes: Episodes, secon
 
 def summary(
     settings: dict[str, Any],
-    train: Sequence[dict[str, Any]],
-    evaluations: Sequence[dict[str, Any]],
+    records: Sequence[dict[str, Any]],
     task: Task,
     facts: dict[str, Any],
     networks: Sequence[str],
     success: np.ndarray | None = None,
+    explored: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of a finished run's summary.json: its scores, each labelled, and what a score needs beside it.
 
     score is the headline: the mean of the last ten evaluations, or the final one. All scores are None without an
     evaluation, and a mean over one that is not finite (a task's own arithmetic). losses are means over the last ten
     train records, by `networks`. success [E] says, in mazes, which episodes of the final evaluation reached the goal.
+    explored: of a finetuned run, whose scores are those of its online phase; `finetune` then has what else is of it.
     """
+    train, evaluations = of_kind(records, "train"), of_kind(records, "eval")
+    finetune = None
+    if explored is not None:
+        offline = [record["score"] for record in evaluations if record["phase"] == "offline"]
+        evaluations = [record for record in evaluations if record["phase"] == "online"]
+        finetune = explored | finetuning(of_kind(records, "episode"), offline)
     scores = [record["score"] for record in evaluations]
     last10 = _mean(scores[-10:])
     final = scores[-1] if scores else None
@@ -53,7 +65,7 @@ def summary(
     return {
         "env": settings["env"]["name"],
         "seed": settings["seed"],
-        "updates": settings["updates"],
+        "updates": Phases.of(settings).total,
         "headline": headline,
         "score": last10 if headline == "last10" else final,
         "final_score": final,
@@ -64,11 +76,32 @@ def summary(
         "losses": {name: _mean(values) for name, values in losses.items()},
         "episodes": settings["evaluation"]["episodes"],
         "evaluations": len(scores),
+        **({"finetune": finetune} if finetune is not None else {}),
         **facts,
         "mujoco": data.pop("mujoco"),
         "physics": data.pop("physics"),
         "exact_physics": data.pop("exact_physics", None),
         "data": data,
+    }
+
+
+def finetuning(episodes: Sequence[dict[str, Any]], offline_scores: Sequence[float | None]) -> dict[str, Any]:
+    """What a summary says of the online phase besides its scores.
+
+    offline_score  of the policy with which it began; None if that was not evaluated
+    regret         mean over the episodes of exploration of 1 − success, or, where the environment does not say whether
+                   an episode succeeded, of 1 − score / 100 within [0, 1]; regret_of: which of both
+    """
+    known = bool(episodes) and all("success" in episode for episode in episodes)
+    missed = [
+        1 - float(episode["success"]) if known else float(np.clip(1 - episode["score"] / 100, 0, 1))
+        for episode in episodes
+    ]
+    return {
+        "offline_score": offline_scores[-1] if offline_scores else None,
+        "episodes": len(episodes),
+        "regret": _mean(missed),
+        "regret_of": "success" if known else "score",
     }
 
 

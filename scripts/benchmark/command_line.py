@@ -5,6 +5,7 @@
     python scripts/benchmark.py --only speed --builds native,avx2,x86-64  # the update in C, also for less than the CPU
     python scripts/benchmark.py --only scaling --plot scaling.png      # against pack, width, batch and rows
     python scripts/benchmark.py --only algorithms --corl CORL          # every algorithm, beside CORL's code of it
+    python scripts/benchmark.py --only online --packs 1,4              # finetuning: steps in hopper with their updates
     python scripts/benchmark.py --only speed,costs,paper               # on a GPU: ten seeds with their evaluations, too
 
 The limit is what the products of an update alone take, at their shapes, into preallocated outputs, with as many
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmark import algorithms, costs, families, scaling, speed
+from benchmark import algorithms, costs, families, online, scaling, speed
 from benchmark.measurement import random_transitions
 from iql.commands.exit_codes import exit_code_of
 from iql.execution.devices import choose, has_bf16
@@ -56,7 +57,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--precisions", type=numbers(str), help="default: float32, and bf16 where the device has it")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--path", default="auto", choices=("auto", "plain", "fused", "native"), help="code path")
-    parts = ("speed", "costs", "families", "scaling", "paper", "algorithms")
+    parts = ("speed", "costs", "families", "scaling", "paper", "algorithms", "online")
     names = "iql,xql,sql,eql,bc,td3_bc,awac,rebrac"
     parser.add_argument("--algorithms", type=numbers(str), default=names.split(","), help=f"default: {names}")
     parser.add_argument("--corl", type=Path, help="a checkout of tinkoff-ai/CORL, measured beside them on a CPU")
@@ -126,6 +127,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 scaling.plot_scaling(figures[part], options.plot)
         elif part == "algorithms":
             figures[part] = algorithms.algorithm_rows(options, data)
+            print(table(figures[part]))
+        elif part == "online":
+            figures[part] = [
+                online.online_row(options, data, pack, threads) for threads in options.threads for pack in options.packs
+            ]
             print(table(figures[part]))
         elif part == "paper":
             figures[part] = speed.paper_rate(options)

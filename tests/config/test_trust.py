@@ -28,9 +28,9 @@ from iql.launching.ledger import Ledger
 from iql.launching.status import DONE, UNKNOWN, StatusReader
 from iql.networks.actors import Policy
 from iql.networks.critics import TwinQ, Value
-from iql.policies.saved import description
 from iql.runs import checkpoints
 from iql.runs.run import Run
+from iql.runs.saved_networks import description
 from iql.system.atomic_files import write_json
 
 State = dict[str, Any]

@@ -37,11 +37,11 @@ from iql.execution import devices
 from iql.execution.eager import Eager
 from iql.execution.graphs import Graphs
 from iql.execution.paths import Execution, choose
+from iql.learner.golden_trace import GoldenTrace
 from iql.learner.learner import Learner
 from iql.networks.distributions import Gaussian
 from iql.networks.dropout import DropoutMasks
 from iql.runs import checkpoints
-from iql.training.golden_trace import GoldenTrace
 
 pytestmark = [
     pytest.mark.cuda,

@@ -12,7 +12,6 @@ from conftest import native_library, random_transitions
 from learners import ACTION_DIM, OBSERVATION_DIM, VARIED, OwnValue, largest_difference, make_learner, states, target
 
 from iql.algorithms.iql import IQL
-from iql.config.footprint import member_bytes
 from iql.data.sampling import Batches
 from iql.data.transitions import Transitions
 from iql.errors import UserError
@@ -21,6 +20,7 @@ from iql.execution.graphs import AutogradUpdate, Graphs, NotCapturable
 from iql.execution.iql_gradients import IQLGradients
 from iql.execution.paths import Execution, choose
 from iql.learner.learner import Learner
+from iql.runs.footprint import member_bytes
 
 BATCH = 32
 PATHS = {

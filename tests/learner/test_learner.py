@@ -27,7 +27,7 @@ from iql.data.sampling import Batches
 from iql.data.transitions import Transitions
 from iql.execution.eager import Eager
 from iql.execution.graphs import AutogradUpdate, Graphs
-from iql.learner.schedules import rate_factor
+from iql.learner.schedules import Horizon
 from iql.networks.dropout import DropoutMasks
 from iql.networks.lifting import build
 
@@ -63,11 +63,29 @@ def test_a_learner_continues_bit_for_bit_from_its_state(data, optimizer):
 
 
 def test_a_rate_falls_to_zero_and_stays_there():
-    rates = [rate_factor("cosine", update, 1000) for update in (0, 500, 1000, 1500)]
+    horizon = Horizon(1000)
+    rates = [horizon.rate_factor("cosine", update) for update in (0, 500, 1000, 1500)]
     assert rates == pytest.approx([1.0, 0.5, 0.0, 0.0], abs=1e-9)
-    on_device = [float(rate_factor("cosine", torch.tensor(update), 1000)) for update in (0, 500, 1000, 1500)]
+    on_device = [float(horizon.rate_factor("cosine", torch.tensor(update))) for update in (0, 500, 1000, 1500)]
     assert on_device == pytest.approx(rates, abs=1e-7)
-    assert rate_factor("constant", 700, 1000) == 1.0
+    assert horizon.rate_factor("constant", 700) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("constant", [1, 1, 1, 1, 1]),
+        ("restarted", [1, 0.5, 1, 0.5, 0]),
+        ("continued", [1, 0.5, 0, 0.5, 1]),
+    ],
+)
+def test_a_rate_in_the_online_phase(how, expected):
+    """Of 1,000 updates offline and 1,000 online: at the start, in the middle, at the border, and on."""
+    horizon = Horizon(1000, 1000, how)
+    for update, factor in zip((0, 500, 1000, 1500, 2000), expected, strict=True):
+        assert horizon.rate_factor("cosine", update) == pytest.approx(factor, abs=1e-9)
+        assert float(horizon.rate_factor("cosine", torch.tensor(update))) == pytest.approx(factor, abs=1e-6)
+        assert horizon.rate_factor("constant", update) == 1.0
 
 
 def test_the_policys_rate_alone_is_scheduled(data):

@@ -12,7 +12,7 @@ import torch
 from conftest import native_library
 
 from iql.commands.parity import replay
-from iql.training.golden_trace import GoldenTrace
+from iql.learner.golden_trace import GoldenTrace
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"

@@ -24,8 +24,8 @@ from iql.errors import UserError
 from iql.policies.export import FORMATS, TOLERANCE
 from iql.policies.policy import TrainedPolicy
 from iql.policies.rollout import act_of
-from iql.policies.saved import FORMAT
 from iql.runs import checkpoints
+from iql.runs.saved_networks import FORMAT
 
 OWN = """
 import torch

@@ -117,20 +117,20 @@ def another_name(run: Path) -> str:
 def line_added(run: Path) -> str:
     path = run / "metrics.jsonl"
     path.write_text('{"kind": "note"}\n' + path.read_text())
-    return "lines were added, removed or changed"
+    return "some were added, removed or changed"
 
 
 def line_removed(run: Path) -> str:
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[1:], "x" * len(lines[0])]))
-    return "lines were added, removed or changed"
+    return "some were added, removed or changed"
 
 
 def number_changed(run: Path) -> str:
     path = run / "metrics.jsonl"
     path.write_text(path.read_text().replace('"update": 5,', '"update": 6,', 1))
-    return "lines were added, removed or changed"
+    return "some were added, removed or changed"
 
 
 def line_of_before_the_digest(run: Path) -> str:
@@ -199,12 +199,12 @@ def test_a_run_of_an_earlier_version_without_a_digest_resumes(train, run):
 
 def test_metrics_that_another_program_changed_are_not_written_to(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    metrics.append({"kind": "train", "update": 1})
+    metrics.record({"kind": "train", "update": 1})
     metrics.flush()
     with open(metrics.path, "a") as file:
         file.write("a note\n")
     kept = metrics.path.read_bytes()
-    metrics.append({"kind": "train", "update": 2})
+    metrics.record({"kind": "train", "update": 2})
     with pytest.raises(UserError, match="another program has changed it"):
         metrics.flush()
     assert metrics.path.read_bytes() == kept

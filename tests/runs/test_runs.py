@@ -211,9 +211,9 @@ def test_finished_runs_make_no_pack(runs):
 
 def test_metrics_are_truncated_and_numbers_that_are_not_finite_are_null(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    metrics.append({"kind": "train", "update": 1, "v": float("nan")})
+    metrics.record({"kind": "train", "update": 1, "v": float("nan")})
     length, digest = metrics.flush(sync=True)
-    metrics.append({"kind": "train", "update": 2, "v": 1.0})
+    metrics.record({"kind": "train", "update": 2, "v": 1.0})
     metrics.flush()
     metrics.cut(length)
     assert read_metrics(tmp_path)[0] == [{"kind": "train", "update": 1, "v": None}]

@@ -60,7 +60,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_a_write_that_is_refused_names_the_file(tmp_path, name):
     path = tmp_path / name
     metrics = MetricsFile(path)
-    metrics.append({"kind": "train", "text": "long" * 1000})
+    metrics.record({"kind": "train", "text": "long" * 1000})
     with pytest.raises(OSError) as caught, files_of_at_most(1000):
         metrics.flush() if name == "metrics.jsonl" else replace_file(path, b"long" * 1000)
     assert refusal(caught.value).startswith(f"{path}: File too large")

@@ -112,9 +112,10 @@ def test_a_file_of_the_users_own_is_taken_instead(cache, tmp_path):
 
 
 def test_a_run_killed_and_resumed_ends_as_an_undisturbed_one(trainer_in, tmp_path):
-    for algorithm in ("iql", "bc"):
-        overrides = (*OWN, f"algorithm={algorithm}", "seed=[0,1]")
-        undisturbed, killed = (trainer_in(tmp_path / algorithm / which) for which in ("undisturbed", "killed"))
+    online = ("finetune=online", "updates=25", "finetune.steps=35", "finetune.evaluate_every=15")
+    for number, own in enumerate((("algorithm=iql",), ("algorithm=bc",), online)):
+        overrides = (*OWN, *own, "seed=[0,1]")
+        undisturbed, killed = (trainer_in(tmp_path / str(number) / which) for which in ("undisturbed", "killed"))
         whole = undisturbed(*overrides)
         assert whole.returncode == 0, whole.stderr
         assert killed(*overrides, patch=stop_at(33, "eager.Eager")).returncode == -9

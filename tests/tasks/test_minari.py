@@ -532,6 +532,17 @@ def test_the_command_line_trains_and_evaluates(train):
     assert "done already" in train("env=minari", "env.dataset=walk/random-v0", "env.trust=true").stderr
 
 
+def test_the_command_line_finetunes(train):
+    record(ref_min_score=-60.0, ref_max_score=-5.0)
+    train.environment["PYTHONPATH"] = f"{HERE}:{HERE.parent}"
+    done = train("env=minari", "env.dataset=walk/random-v0", "env.trust=true", "finetune=online", "updates=20",
+                 "finetune.steps=30", "finetune.evaluate_every=30")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (directory,) = train.directories()
+    finetune = json.loads((directory / "summary.json").read_text())["finetune"]
+    assert finetune["steps"] == 30 and finetune["episodes"] > 0 and 0 <= finetune["regret"] <= 1
+
+
 def test_the_command_line_trains_without_an_environment(train):
     write(
         np.random.default_rng(0).normal(size=(201, 3)),

@@ -40,7 +40,7 @@ def recorded(*returns: list[float]) -> list[dict]:
 def test_what_is_not_finite_is_null_in_lists_too(tmp_path, odd):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     for record in recorded([1.0, odd], [1.0, 2.0]):
-        metrics.append(record)
+        metrics.record(record)
     metrics.flush()
     lines = [json.loads(line, parse_constant=refuse) for line in metrics.path.read_text().splitlines()]
     assert [line["returns"] for line in lines] == [[1.0, None], [1.0, 2.0]]
@@ -73,7 +73,7 @@ def test_files_of_earlier_versions_with_nan_in_them_are_read(tmp_path):
 def test_a_score_over_what_is_not_finite_is_unknown_and_never_an_error(tmp_path, returns, last10, final, best):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     for record in recorded(*returns):
-        metrics.append(record)
+        metrics.record(record)
     metrics.flush()
     train, evaluations = read_metrics(tmp_path)
     settings = {

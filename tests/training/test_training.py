@@ -45,7 +45,7 @@ def flush(self, sync=False):
     flushes += 1
     if flushes == {number}:
         with open(self.path, 'ab') as file:
-            file.write(self._lines[0][:17].encode())
+            file.write(self._buffered[0][:17])
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, sync)
 MetricsFile.flush = flush

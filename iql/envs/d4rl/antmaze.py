@@ -85,7 +85,7 @@ class AntMaze(AntBody):
         data.ctrl[:] = -TORQUE + (action + 1.0) * TORQUE  # as D4RL rounds it
         mujoco.mj_step(self.model, data, nstep=FRAME_SKIP)
         reached = bool(distance(data.qpos[:2], self.goal) <= REACH)
-        return self._observation(), float(reached), reached, False, {}
+        return self._observation(), float(reached), reached, False, {"success": reached}
 
     def _observation(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel])

@@ -94,7 +94,7 @@ class Kitchen(FrankaRobot):
         observation, _, _, _, _ = super().step(action)
         done = {task for task in self.tasks_left if _distance(observation, task) < CLOSE}
         self.tasks_left -= done
-        return observation, float(len(done)), not self.tasks_left, False, {}
+        return observation, float(len(done)), not self.tasks_left, False, {"success": not self.tasks_left}
 
     def _get_obs(self) -> np.ndarray:
         seen = self.data.qpos + NOISE * self.np_random.uniform(-1.0, 1.0, size=30)

@@ -111,7 +111,7 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         position = observation[:2]
         reached = bool(self.maze.reached(position))
         reward = np.exp(-distance(position, self.maze.goal)) if self.maze.dense else reached
-        return observation, float(reward), reached and self.maze.ends, False, {}
+        return observation, float(reward), reached and self.maze.ends, False, {"success": reached}
 
     def _observation(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel])

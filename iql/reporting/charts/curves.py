@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from iql.config.phases import Phases
 from iql.reporting import statistics
 from iql.reporting.charts.chart import Chart, Omission, Style, axes, by_task, ordered, title_of
 from iql.reporting.report import Report
-from iql.reporting.results import Table
+from iql.reporting.results import Result, Table
 from iql.reporting.run_records import RunRecord
+
+BINS = 50
+"""Parts of the online phase over which the scores of its episodes are averaged."""
 
 DIAGNOSTICS = {
     "capped_share": "share of weights at the cap",
@@ -53,9 +57,52 @@ def learning_curves(report: Report, table: Table, style: Style) -> Iterator[Char
             yield Omission("curves", "Evaluated once, so there is no curve", title_of(env, table, report))
         elif traces:
             kind = "return" if table.protocol.measure == "return" else "normalised score"
-            layout = axes("updates", kind)
+            layout = axes("updates", kind) | _border(results)
             alternative = f"Learning curves of {env}: {'; '.join(ends[:12])}"
             yield Chart("curves", env, title_of(env, table, report), alternative, traces, layout)
+
+
+def exploration(report: Report, table: Table, style: Style) -> Iterator[Chart]:
+    """Each task's scores of the episodes that policies explored with, mean over seeds in BINS parts of the updates."""
+    for env, results in by_task(table.results).items():
+        traces = []
+        for result in ordered(results, style):
+            points = np.concatenate([run.episodes for run in result.runs])
+            if len(points):
+                edges = np.linspace(points[:, 0].min(), points[:, 0].max(), BINS + 1)
+                part = np.clip(np.searchsorted(edges, points[:, 0], "right") - 1, 0, BINS - 1)
+                filled = np.unique(part)
+                means = [float(points[part == each, 1].mean()) for each in filled]
+                middles = ((edges[:-1] + edges[1:]) / 2)[filled]
+                hover = "%{y:.1f} about update %{x:,.0f}"
+                traces.append(style.line(result.label, middles.tolist(), means, hovertemplate=hover))
+        if traces and _is_curve(traces):
+            kind = "return" if table.protocol.measure == "return" else "normalised score"
+            title = f"episodes of exploration, {title_of(env, table, report)}"
+            ends = "; ".join(f"{trace['name']} ends at {trace['y'][-1]:.1f}" for trace in traces[:12])
+            yield Chart("curves", env, title, f"{title}: {ends}", traces, axes("updates", kind))
+
+
+def _border(results: Sequence[Result]) -> dict[str, Any]:
+    """The lines between the offline and the online phase of finetuned runs, for a layout."""
+    phases = {Phases.of(run.settings) for result in results for run in result.runs}
+    borders = sorted({each.offline for each in phases if each.steps and each.offline})
+    line = {
+        "type": "line",
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "line": {"dash": "dot", "width": 1.5, "color": "#8b949e"},
+    }
+    text = {"yref": "paper", "y": 1, "yanchor": "bottom", "xanchor": "left", "showarrow": False, "text": "online →"}
+    return (
+        {
+            "shapes": [{**line, "x0": border, "x1": border} for border in borders],
+            "annotations": [{**text, "x": border} for border in borders],
+        }
+        if borders
+        else {}
+    )
 
 
 def _curve(runs: Sequence[RunRecord]) -> tuple[np.ndarray, np.ndarray, list[int], np.ndarray, Any] | None:

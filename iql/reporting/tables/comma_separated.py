@@ -7,6 +7,8 @@ import io
 from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
+
 from iql.reporting.published import numbers
 from iql.reporting.report import Report
 from iql.reporting.results import Result
@@ -46,6 +48,15 @@ def no_formula(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _regret_of(result: Result) -> str:
+    """success or score, or both if the runs differ."""
+    return " ".join(dict.fromkeys(run.online["regret_of"] for run in result.runs if run.online))
+
+
 def _fields(result: Result) -> Iterator[tuple[str, object]]:
     protocol, scored = result.protocol, len(result.scores) > 0
     low, high = (result.mean_interval if scored else None) or (None, None)
@@ -54,6 +65,8 @@ def _fields(result: Result) -> Iterator[tuple[str, object]]:
     yield "id", result.runs[0].configuration
     yield from (("measure", protocol.measure), ("updates", protocol.updates), ("headline", protocol.headline))
     yield from (("evaluated_every", protocol.every), ("episodes", protocol.episodes))
+    yield from (("online_steps", protocol.steps), ("offline_mean", _mean(result.offline)))
+    yield from (("regret_mean", _mean(result.regrets)), ("regret_of", _regret_of(result)))
     yield from (("physics", protocol.physics), ("mujoco", protocol.mujoco), ("exact_physics", protocol.exact))
     yield "own_data", result.own_data
     yield "seeds", len(result.scores)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
+from iql.reporting import statistics
 from iql.reporting.results import Table
 from iql.reporting.tables.cells import brackets, number, seeds, spread
 
@@ -12,23 +15,34 @@ TEXT_COLUMNS = ("task", "configuration")
 
 def results(table: Table) -> tuple[list[str], list[list[str]]]:
     """Header and rows: one row for each configuration of a task."""
-    header = ["task", "configuration", "seeds", "mean", "95 %", "median", "IQM", "95 %"]
-    header += [source.name for source in table.sources]
+    finetuned = table.protocol.steps > 0
+    header = ["task", "configuration", "seeds"]
+    header += ["offline", "95 %", "online", "95 %", "regret", "95 %"] if finetuned else ["mean", "95 %"]
+    header += ["median", "IQM", "95 %", *(source.name for source in table.sources)]
     rows = []
     for result in sorted(table.results, key=lambda each: (each.env, -each.mean if len(each.scores) else 0)):
         row = [result.env, result.label, seeds(result)]
         if len(result.scores):
+            row += _mean(result.offline, 1) if finetuned else []
+            row += [spread(result.mean, result.std), brackets(result.mean_interval)]
+            row += _mean(result.regrets, 2) if finetuned else []
             row += [
-                spread(result.mean, result.std),
-                brackets(result.mean_interval),
                 number(result.median),
                 number(result.iqm),
                 brackets(result.iqm_interval),
             ]
         else:
-            row += [""] * 5
+            row += [""] * (9 if finetuned else 5)
         rows.append([*row, *(result.published(source) or "" for source in table.sources)])
     return header, rows
+
+
+def _mean(values: np.ndarray, digits: int) -> list[str]:
+    """The mean of values [R] and its interval; nothing of none."""
+    if not len(values):
+        return ["", ""]
+    interval = statistics.interval(statistics.MEAN, [values])
+    return [f"{values.mean():.{digits}f}", brackets(interval, digits)]
 
 
 def aggregates(table: Table) -> tuple[list[str], list[list[str]]]:

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from iql.config import footprint, settings
+from iql.config import settings
 from iql.config.folders import CONF
 from iql.config.schema import algorithm_schema
+from iql.runs import footprint
 
 TASK = SimpleNamespace(observation_dim=11, action_dim=3)
 V = 11 * 256 + 256 + 256 * 256 + 256 + 256 + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from iql.config.phases import Phases
 from iql.config.schema import algorithm_schema
 
 FLOAT = 4  # bytes
@@ -35,11 +36,19 @@ def member_bytes(settings: dict[str, Any], layers: dict[str, list[int]]) -> int:
     """The approximate memory of one more member; `layers` as `widths` gives them.
 
     Weights, gradients and Adam's two moments, the targets, and of each layer its output and gradient (V's for two
-    batches).
+    batches); of a finetuned one its online rows.
     """
     trained, targets = _numbers(settings, layers)
     value, q, policy = (sum(layers.get(name, [0])[1:]) for name in ("value", "q", "policy"))
-    return FLOAT * (4 * trained + targets + settings["batch_size"] * (3 * value + 2 * 2 * q + 2 * policy))
+    activations = settings["batch_size"] * (3 * value + 2 * 2 * q + 2 * policy)
+    steps = Phases.of(settings).steps
+    rows = min(steps, settings["finetune"]["capacity"]) if steps else 0
+    return FLOAT * (4 * trained + targets + activations + rows * _row_size(layers))
+
+
+def _row_size(layers: dict[str, list[int]]) -> int:
+    """The numbers of an online row (data.replay_buffer.OnlineRow)."""
+    return 2 * layers["policy"][0] + layers["policy"][-1] + 2
 
 
 def _numbers(settings: dict[str, Any], layers: dict[str, list[int]]) -> tuple[int, int]:
@@ -51,11 +60,12 @@ def _numbers(settings: dict[str, Any], layers: dict[str, list[int]]) -> tuple[in
 def disk_bytes(settings: dict[str, Any], layers: dict[str, list[int]]) -> tuple[int, int]:
     """The approximate disk usage of a finished run, and what its checkpoints add while it trains."""
     trained, targets = _numbers(settings, layers)
-    lines = settings["updates"] // settings["log_every"] * _LINE
-    evaluation = settings["evaluation"]
+    phases, evaluation = Phases.of(settings), settings["evaluation"]
+    lines = phases.total // settings["log_every"] * _LINE
     if evaluation["every"] is not None:
-        evaluations = -(-settings["updates"] // evaluation["every"])
+        evaluations = -(-phases.offline // evaluation["every"]) + -(-phases.steps // phases.every)
         lines += evaluations * (_LINE + evaluation["episodes"] * _EPISODE)
     networks = FLOAT * (trained + targets)
     checkpoint = networks + FLOAT * 2 * trained
-    return lines + networks, settings["checkpoint"]["keep"] * checkpoint
+    rows = FLOAT * phases.steps * _row_size(layers)
+    return lines + networks, settings["checkpoint"]["keep"] * checkpoint + rows

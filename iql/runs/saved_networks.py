@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,33 @@ def read_trained(path: Path | str) -> Trained:
         raise UserError(f"{path}: has no checkpoint yet; the first is written after checkpoint.every updates")
     update, state = next(iter(states.items()))
     return _of_state(checkpoints.path_of(path / "checkpoints", update), update, state, state["learner"], path)
+
+
+def start_file(settings: Mapping[str, Any]) -> Path | None:
+    """The file of a finished run that finetune.from names for one member; None for a run with its own offline phase.
+
+    A folder with seed=0, seed=1, … in it, those of one configuration, stands for that of the member's seed. Raises
+    UserError where there is none.
+    """
+    finetune = settings.get("finetune")
+    if finetune is None or finetune["from"] is None:
+        return None
+    path = Path(finetune["from"])
+    if path.is_dir() and not (path / "manifest.json").exists() and any(path.glob("seed=*")):
+        path = path / f"seed={settings['seed']}"
+    if (path / "manifest.json").exists() and not (path / "networks.ckpt").exists():
+        raise UserError(f"finetune.from={path}: the run is not finished; the command that began it goes on with it")
+    file = path / "networks.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"finetune.from={path}: no such run or file")
+    return file
+
+
+def identity(digest: str, start: Path | None) -> str:
+    """What a run's name is made from: the digest of its data, joined with that of the networks that it starts from."""
+    if start is None:
+        return digest
+    return hashlib.sha256(f"{digest}/{hashlib.sha256(start.read_bytes()).hexdigest()}".encode()).hexdigest()
 
 
 def _final(path: Path) -> Trained:
