@@ -1,15 +1,18 @@
 """Measure what a report of many long runs costs: reading, statistics and the page.
 
-    python scripts/benchmark_reports.py [--runs 1000] [--updates 1000000] [--keep FOLDER]
+    python scripts/benchmark_reports.py [--runs 1000] [--updates 1000000] [--keep FOLDER] [--algorithms]
 
-The runs are made: the paper's nine locomotion tasks, tau × beta, ten seeds, with records and evaluations as often
-as by default (7 GB for 1,000 runs of 1,000,000 updates). Their scores are drawn and mean nothing.
+The runs are made: the paper's nine locomotion tasks, tau × beta, ten seeds, or with --algorithms ten tasks of four
+suites, five algorithms, 20 seeds and 1,000 kept episodes of each, with records and evaluations as often as by default
+(7 GB for 1,000 runs of 1,000,000 updates). Their scores are drawn and mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
+import itertools
 import json
 import sys
 import tempfile
@@ -28,6 +31,8 @@ from benchmark_sweeps import measured
 from iql.config import settings as configuration
 from iql.config.folders import CONF
 from iql.config.settings import Settings
+from iql.runs import kept_episodes
+from iql.runs.kept_episodes import KeptEpisodes
 from iql.runs.run import FORMAT, Run
 
 TASKS = [
@@ -35,6 +40,10 @@ TASKS = [
     for data in ("medium", "medium-replay", "medium-expert")
     for robot in ("halfcheetah", "hopper", "walker2d")
 ]
+SUITES = (*TASKS[:4], "antmaze-umaze-v2", "antmaze-medium-play-v2", "pen-human-v1", "door-human-v1")
+SUITES = (*SUITES, "maze2d-umaze-v1", "kitchen-mixed-v0")
+ALGORITHMS = ("iql", "bc", "td3_bc", "rebrac", "xql")
+MUJOCO = "3.1.6"
 TAUS, BETAS, SEEDS = (0.5, 0.7, 0.9), (1.0, 3.0, 6.0, 10.0), 10
 
 
@@ -71,7 +80,7 @@ def make_run(
     run.directory.mkdir(parents=True)
     evaluation = own["evaluation"]
     data = {"dataset": "/data/made.hdf5", "rows": 1, "custom": False, "scored": "normalised"}
-    data |= {"mujoco": "3.1.6", "physics": own["env"].get("physics", "d4rl"), **(facts or {})}
+    data |= {"mujoco": MUJOCO, "physics": own["env"].get("physics", "d4rl"), **(facts or {})}
     life = {"host": "node1", "pid": 1, "device": "cuda", "started": "2026-01-01T00:00:00+0000", "pack": [run.id]}
     manifest = {"format": FORMAT, "run": run.id, "settings": own, "overrides": list(overrides), "facts": data}
     manifest |= {"git": {"commit": "c0ffee" * 6, "dirty": False}, "packages": {}, "lives": [life]}
@@ -88,10 +97,11 @@ def make_run(
         (run.directory / "failed.json").write_text(json.dumps({"update": last, "reason": "a loss is not finite"}))
     if state == "done":
         mujoco, physics = data.pop("mujoco"), data.pop("physics")
-        last10, final = (float(np.mean(scores[-10:])), scores[-1]) if len(scores) else (None, None)
+        lengths = {"last10": 10, "last3": 3, "final": 1}
+        means = {name: float(np.mean(scores[-last:])) if len(scores) else None for name, last in lengths.items()}
         summary = {"env": env, "seed": seed, "updates": own["updates"], "headline": evaluation["headline"]}
-        summary |= {"score": last10 if evaluation["headline"] == "last10" else final, "final_score": final}
-        summary |= {"last10_score": last10, "best_score": max(scores, default=None), "success_rate": None}
+        summary |= {"score": means[evaluation["headline"]], "final_score": means["final"]}
+        summary |= {"last10_score": means["last10"], "best_score": max(scores, default=None), "success_rate": None}
         summary |= {"episodes": evaluation["episodes"], "evaluations": len(scores), "updates_per_second": 1000.0}
         summary |= {"mujoco": mujoco, "physics": physics, "data": data}
         (run.directory / "summary.json").write_text(json.dumps(summary))
@@ -122,32 +132,51 @@ def _train_lines(updates: int, every: int) -> list[str]:
     return lines
 
 
-def make_sweep(runs: int, updates: int, folder: Path) -> None:
-    """So many runs in folder/made."""
+def keep(run: Path, scores: np.ndarray) -> None:
+    """Give a made run these scores [E] as its kept episodes."""
+    digest = hashlib.sha256(str(run).encode()).hexdigest()
+    (run / "networks.ckpt").write_text(f"iql-checkpoint 1 sha256={digest}\n")
+    lengths = np.full(len(scores), 1000)
+    kept_episodes.write(run, KeptEpisodes(scores, 30 * scores, lengths, None, 0, "d4rl", MUJOCO))
+
+
+def make_sweep(runs: int, updates: int, folder: Path, algorithms: bool) -> None:
+    """So many runs in folder/made; algorithms: which differ in these and keep episodes."""
     random = np.random.default_rng(0)
-    grid = [(env, tau, beta, seed) for tau in TAUS for beta in BETAS for env in TASKS for seed in range(SEEDS)]
-    for env, tau, beta, seed in grid[:runs]:
-        words = (f"algorithm.tau={tau}", f"algorithm.beta={beta}", f"updates={updates}")
+    methods: list[tuple[tuple[str, ...], float]]
+    if algorithms:
+        methods = [((f"algorithm={name}",), 5.0 * number) for number, name in enumerate(ALGORITHMS)]
+        grid = itertools.product(methods, SUITES, range(2 * SEEDS))
+    else:
+        swept = itertools.product(TAUS, BETAS)
+        methods = [((f"algorithm.tau={tau}", f"algorithm.beta={beta}"), 20 * tau - beta) for tau, beta in swept]
+        grid = itertools.product(methods, TASKS, range(SEEDS))
+    for (words, height), env, seed in itertools.islice(grid, runs):
         evaluations = updates // 5000
         rise = 1 - np.exp(-np.arange(1, evaluations + 1) / (evaluations / 5))
-        scores = 60 * rise + 20 * tau - beta + random.normal(0, 4) + random.normal(0, 3, evaluations)
-        make_run(folder, env, words, seed, scores.tolist())
+        scores = 60 * rise + height + random.normal(0, 4) + random.normal(0, 3, evaluations)
+        common = (f"updates={updates}", "evaluation.every=5000", "evaluation.episodes=10", "evaluation.headline=last10")
+        run = make_run(folder, env, (*common, *words), seed, scores.tolist())
+        if algorithms:
+            keep(run, 60 + height + random.normal(0, 20, 1000))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--updates", type=int, default=1_000_000)
+    parser.add_argument("--algorithms", action="store_true", help="runs of five algorithms, which keep episodes")
     parser.add_argument("--keep", type=Path, help="make the runs here and leave them")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
-        make_sweep(options.runs, options.updates, folder)
+        make_sweep(options.runs, options.updates, folder, options.algorithms)
         size = sum(path.stat().st_size for path in folder.rglob("metrics.jsonl")) / 1e9
         print(f"{options.runs} runs of {options.updates:,} updates: {size:.1f} GB")
+        budget = ["--budget"] if options.algorithms else []
         for name in ("report.html", "report.csv"):
             out = Path(scratch) / name
-            seconds, mib = measured("scripts/report.py", str(folder / "made"), "--out", str(out))
+            seconds, mib = measured("scripts/report.py", str(folder / "made"), *budget, "--out", str(out))
             print(
                 f"report.py --out {name:<12} {seconds:6.1f} s {mib:6.0f} MiB, {out.stat().st_size / 1e6:.1f} MB written"
             )

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from iql.algorithms import losses
 from iql.algorithms.algorithm import Algorithm, PerMember, Step
-from iql.algorithms.diagnostics import policy_diagnostics
 from iql.networks.distributions import distribution
 
 
@@ -45,7 +44,7 @@ class AWAC(Algorithm):
         step.move_target("q", self.polyak)
         if step.measured:
             capped = (weights >= self.advantage_cap).float().mean(1)
-            step.record(q=q.mean((1, 2)), v=v.mean(1), capped_share=capped, **policy_diagnostics(policy))
+            step.record(q=q.mean((1, 2)), v=v.mean(1), capped_share=capped, **policy.metrics())
 
     def sample(self, step: Step, name: str, observations: Tensor) -> Tensor:
         """Actions of the policy, within ±1: [M, B, observation_dim] → [M, B, action_dim]. Raises ValueError."""

@@ -6,7 +6,6 @@ import numpy as np
 
 from iql.algorithms import losses
 from iql.algorithms.algorithm import Algorithm, Step
-from iql.algorithms.diagnostics import policy_diagnostics
 from iql.data.trajectories import best_trajectories
 from iql.data.transitions import Transitions
 from iql.networks.distributions import distribution
@@ -32,7 +31,7 @@ class BC(Algorithm):
         policy = distribution(step.networks["policy"](step.batch.observations))
         step.minimize("policy", losses.cloning_loss(policy, step.batch.actions))
         if step.measured:
-            step.record(**policy_diagnostics(policy))
+            step.record(**policy.metrics())
 
     def rows(self, data: Transitions) -> np.ndarray:
         """The rows of the best episodes; an episode that the file cuts off belongs to none."""

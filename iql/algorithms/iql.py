@@ -7,8 +7,9 @@ from torch import Tensor
 
 from iql.algorithms import losses
 from iql.algorithms.algorithm import Algorithm, Draws, PerMember, Step
-from iql.algorithms.diagnostics import iql_diagnostics
-from iql.networks.distributions import Gaussian, distribution
+from iql.networks.distributions import Categorical, Gaussian, distribution
+
+_TINY = torch.finfo(torch.float32).tiny
 
 
 class IQL(Algorithm):
@@ -30,6 +31,8 @@ class IQL(Algorithm):
 
     networks = ("value", "q", "policy")
     targets = ("q",)
+    simultaneous = False
+    """Whether the advantage is that of Q itself, and the target follows Q as it was before the update (FQLIQL)."""
 
     def __init__(
         self,
@@ -65,16 +68,7 @@ class IQL(Algorithm):
         advantage = target_q - current_v
         weights = self.policy_weights(advantage)
         policy = distribution(step.networks["policy"](batch.observations))
-        log_prob = losses.policy_log_prob(policy, batch.actions)
-        if self.extraction == "awr":
-            policy_loss = losses.policy_loss(weights, log_prob)  # equation 7
-        else:
-            assert self.bc_coef is not None and isinstance(policy, Gaussian)
-            mean, log_std = policy
-            action = mean if log_std is None else mean + log_std.exp() * step.normal("action", *mean.shape[1:])
-            climbed = losses.normalized(step.networks["q"](batch.observations, action.clamp(-1, 1)).amin(1))
-            policy_loss = -(climbed + self.bc_coef * log_prob).mean(-1)
-        step.minimize("policy", policy_loss)
+        step.minimize("policy", self.policy_loss(step, policy, weights))
 
         q = step.networks["q"](batch.observations, batch.actions)
         target = losses.q_target(batch.rewards, batch.masks, next_v, self.discount)
@@ -83,6 +77,18 @@ class IQL(Algorithm):
 
         if step.measured:
             step.record(**iql_diagnostics(v, q, advantage, weights, self.advantage_cap, policy))
+
+    def policy_loss(self, step: Step, policy: Gaussian | Categorical, weights: Tensor) -> Tensor:
+        """That of the extraction, [M], for what the policy gave and the weights [M, B] of equation 7."""
+        log_prob = losses.policy_log_prob(policy, step.batch.actions)
+        if self.extraction == "awr":
+            return losses.policy_loss(weights, log_prob)  # equation 7
+        assert self.bc_coef is not None and isinstance(policy, Gaussian)
+        action, log_std = policy
+        if log_std is not None and log_std.requires_grad:  # a constant one only weighs the distance to the data
+            action = action + log_std.exp() * step.normal("action", *action.shape[1:])
+        climbed = losses.normalized(step.networks["q"](step.batch.observations, action.clamp(-1, 1)).amin(1))
+        return -(climbed + self.bc_coef * log_prob).mean(-1)
 
     def fit_value(self, step: Step, target_q: Tensor) -> Tensor:
         """V's step towards the target Q at the data's actions, [M, B]; returns V before it, [M, B]."""
@@ -127,3 +133,23 @@ class IQL(Algorithm):
     def value_targets(self, target_q: Tensor, further_q: Tensor) -> Tensor:
         """What V is fitted to: target_q [M, B], further_q [M, B · further] → target_q of value_loss."""
         raise NotImplementedError
+
+
+def iql_diagnostics(
+    v: Tensor, q: Tensor, advantage: Tensor, weights: Tensor, cap: Tensor, policy: Gaussian | Categorical
+) -> dict[str, Tensor]:
+    """Metrics that explain an update of IQL, each [M]; nothing is synchronised to the host.
+
+    v, advantage, weights [M, B]; q [M, 2, B]; cap [M, 1]; policy: what the network gave.
+    """
+    return {
+        "v": v.mean(1),
+        "q": q.mean((1, 2)),
+        "advantage_p10": advantage.quantile(0.1, dim=1),
+        "advantage_p50": advantage.quantile(0.5, dim=1),
+        "advantage_p90": advantage.quantile(0.9, dim=1),
+        "capped_share": (weights >= cap).float().mean(1),
+        # 0 where every weight is 0, as SQL's may be
+        "effective_sample_size": weights.sum(1).square() / weights.square().sum(1).clamp(min=_TINY),
+        **policy.metrics(),
+    }

@@ -118,12 +118,6 @@ def cloning_loss(policy: Gaussian | Categorical, actions: Tensor) -> Tensor:
     return per_row / actions.shape[-1] if deterministic else per_row
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """−Σ π log π of categorical distributions, in nats: logits [..., action_dim] → [...]."""
-    log_probs = torch.log_softmax(logits, -1)
-    return -(log_probs.exp() * log_probs).sum(-1)
-
-
 def gaussian_policy_gradient(weights: Tensor, mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of policy_loss under gaussian_log_prob with respect to mean [M, B, action_dim] and log_std.
 

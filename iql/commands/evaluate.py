@@ -4,6 +4,7 @@ python scripts/evaluate.py RUN                                   # 100 episodes:
 python scripts/evaluate.py RUN --episodes 20 --video rollout.mp4
 python scripts/evaluate.py RUN --picture paths.png               # mazes: the trajectories, over V
 python scripts/evaluate.py RUN --save scores.json
+python scripts/evaluate.py RUN --episodes 1000 --keep            # kept in the run's directory, for report.py --budget
 
 RUN is a run's directory; of an unfinished run the newest checkpoint is taken. Episodes are played with the mean
 action (of discrete ones the likeliest) and seeds of their own: the same --seed gives every policy the same episodes.
@@ -31,6 +32,8 @@ from iql.evaluation.numpy_policies import NumpyCategorical
 from iql.evaluation.rollout import Episodes
 from iql.policies.video import choose_backend, film
 from iql.reporting import statistics
+from iql.reporting.protocols import MEASURES
+from iql.runs import kept_episodes
 from iql.runs.saved_networks import Trained, read_trained
 from iql.system.atomic_files import write_json
 
@@ -47,6 +50,7 @@ def main() -> int:
     parser.add_argument("--filmed", type=int, default=3, metavar="N", help="how many, at most 5 (default 3)")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="in mazes: the trajectories, over V")
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="every episode's return, length and seed")
+    parser.add_argument("--keep", action="store_true", help="keep them in the directory of RUN, which must be done")
     parser.add_argument("--trust", action="store_true", help="run classes that the run names and iql does not have")
     options = parser.parse_args()
     return exit_code_of(lambda: evaluate(options))
@@ -64,6 +68,21 @@ def check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name} {file}: must end in {suffix}")
         if file is not None and not file.parent.is_dir():
             raise UserError(f"--{name} {file}: there is no folder {file.parent}; make it first")
+
+
+def check_keeping(run: Path, episodes: int) -> None:
+    """Raises UserError unless the run is done and keeps no more episodes yet."""
+    if not (run / "summary.json").is_file():
+        raise UserError(f"--keep: {run} is not the directory of a finished run; let it train to its end first")
+    try:
+        before = kept_episodes.read(run)
+    except UserError:  # damaged, or of networks that are there no more: replaced
+        return
+    if before is not None and len(before.scores) > episodes:
+        raise UserError(
+            f"--keep: {run / kept_episodes.FILE} has {len(before.scores)} episodes, more than --episodes {episodes}; "
+            "delete it first, or play more"
+        )
 
 
 @dataclass(frozen=True)
@@ -90,12 +109,14 @@ def evaluate(options: argparse.Namespace) -> None:
     trained = read_trained(options.run)
     if trained.manifest is None:
         raise UserError(f"{options.run}: has no manifest.json beside it, which names its task; give a run's directory")
+    if options.keep:
+        check_keeping(options.run, options.episodes)
     if options.video is not None:
         choose_backend()  # before mujoco is imported, with the task
 
     from iql.config.task_configs import recorded_task
     from iql.policies.rollout import act_of, play, seeds_of
-    from iql.training.summary import successes
+    from iql.training.summary import kept_of, successes
 
     task = recorded_task(trained.manifest, str(options.run), options.trust)
     act = act_of(trained, options.trust)
@@ -119,7 +140,10 @@ def evaluate(options: argparse.Namespace) -> None:
         picture(options.picture, outcome, options.trust)
     if options.save is not None:
         save(options.save, outcome)
-    for file in (options.video, options.picture, options.save):
+    if options.keep:
+        kept_episodes.write(options.run, kept_of(task, episodes, options.seed))
+    kept = options.run / kept_episodes.FILE if options.keep else None
+    for file in (options.video, options.picture, options.save, kept):
         if file is not None:
             print(f"written: {file}")
 
@@ -130,10 +154,10 @@ def show(outcome: Outcome) -> None:
     simulator = described(str(facts.get("physics")), facts.get("mujoco"), facts.get("exact_physics"))
     print(f"{trained.policy['task']}, seed {trained.policy['seed']}, update {trained.update:,}")
     print(f"{len(scores)} episodes with the {outcome.action} action, seed {outcome.seed}; {simulator}")
-    plain = (trained.manifest or {})["facts"].get("scored") == "return"
-    measure = "return" if plain else "normalised score"
+    scored = (trained.manifest or {})["facts"].get("scored")
+    measure = MEASURES[scored] if scored in ("return", "success") else MEASURES["normalised"]
     print(f"{measure:<18} {scores.mean():.1f} {interval(scores)}  (± {scores.std():.1f} over episodes)")
-    if not plain:
+    if measure == MEASURES["normalised"]:
         returns = episodes.returns
         print(f"{'return':<18} {returns.mean():.2f} {interval(returns, 2)}  {returns.min():.2f} to {returns.max():.2f}")
     if outcome.reached is not None:

@@ -6,8 +6,8 @@
     python scripts/fetch.py --list
 
 A name is a task's, a quoted pattern of names, or the overrides of a train.py or sweep.py command line, of which
-env and env.* matter here. The cache is IQL_DATA_DIR (default ~/.cache/iql); what lies there or in D4RL's own
-folder is not downloaded again. Every file is checked as training checks it, and a download that was cut is
+env and env.* matter here. The cache is IQL_DATA_DIR (default ~/.cache/iql); what lies there or in D4RL's or OGBench's
+own folder is not downloaded again. Every file is checked as training checks it, and a download that was cut is
 resumed by the same command. Exit code 1 if one of the datasets could not be downloaded.
 """
 
@@ -28,7 +28,7 @@ from iql.commands.usage import usage
 from iql.config import folders, task_configs
 from iql.config.validation import composition_problem
 from iql.errors import UserError
-from iql.launching import command, grid
+from iql.launching.grids import command, grid
 from iql.system import data_cache
 
 Request = tuple[str, tuple[str, ...]]
@@ -98,9 +98,8 @@ def fetch(node: dict[str, Any]) -> bool:
     now = task_configs.local_path(node)
     where = f"{now}, {_size(now.stat().st_size)}" if now else "in the folder that its own library keeps"
     what = "fetched" if before is None else "already there"
-    print(
-        f"{node['name']}: {what}, {len(transitions):,} transitions, {where}, SHA-256 {task.digest[:DIGITS]}", flush=True
-    )
+    digest = data_cache.sha256(now) if now else task.digest
+    print(f"{node['name']}: {what}, {len(transitions):,} transitions, {where}, SHA-256 {digest[:DIGITS]}", flush=True)
     return before is None
 
 
@@ -188,7 +187,8 @@ def fetch_or_list(options: argparse.Namespace) -> int:
     if options.config_dir is not None:
         folders.add(options.config_dir)
     requests = requests_of(options.names) if options.names else [(name, ()) for name in task_configs.names()]
-    nodes = task_configs.settings(requests)
+    found = task_configs.settings(requests)
+    nodes = [node for index, node in enumerate(found) if node not in found[:index]]  # a default task has two names
     if not options.list:
         return fetch_all(nodes)
     print(table(nodes))

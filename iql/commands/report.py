@@ -4,6 +4,7 @@ python scripts/report.py runs/locomotion                              # tables i
 python scripts/report.py runs/locomotion --out report.html table.tex  # a page that needs no network, and a table
 python scripts/report.py runs/locomotion --out curves.svg             # every task's learning curves, for a paper
 python scripts/report.py runs/smoke --out report.html --watch         # kept current until every run has ended
+python scripts/report.py runs/budget --budget --out budget.svg        # policies chosen with few episodes, as curves
 
 Reads run directories alone: finished, running and failed ones. Folders may be runs, sweeps or whatever holds them.
 """
@@ -29,7 +30,7 @@ from iql.reporting.page import html
 from iql.reporting.paper_figure import image
 from iql.reporting.report import Report, compile_report
 from iql.reporting.run_records import NoRuns, Reader
-from iql.reporting.tables.comma_separated import comma_separated
+from iql.reporting.tables.comma_separated import budgets, comma_separated
 from iql.reporting.tables.latex import latex
 from iql.reporting.tables.markdown import markdown
 from iql.reporting.tables.terminal import terminal
@@ -51,6 +52,11 @@ def main() -> int:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="run directories, or folders of them")
     parser.add_argument("--out", nargs="+", type=Path, default=[], metavar="FILE", help=f".html, {', '.join(FORMATS)}")
+    parser.add_argument(
+        "--budget",
+        action="store_true",
+        help="with evaluation under a budget, from kept episodes; its curves instead of scores in .csv, .png and .svg",
+    )
     parser.add_argument("--watch", action="store_true", help="write it again until every run has ended")
     parser.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two updates (default 30)")
     options = parser.parse_args()
@@ -62,7 +68,7 @@ def make(options: argparse.Namespace) -> None:
     if options.every <= 0:
         raise UserError(f"--every {options.every:g}: must be above 0")
     check(options.out)
-    watch(Reader(options.folders), options.out, options.every if options.watch else None)
+    watch(Reader(options.folders), options.budget, options.out, options.every if options.watch else None)
 
 
 def check(files: list[Path]) -> None:
@@ -74,21 +80,23 @@ def check(files: list[Path]) -> None:
             raise UserError(f"--out {file}: there is no folder {file.parent}; make it first")
 
 
-def watch(reader: Reader, files: list[Path], every: float | None) -> None:
+def watch(reader: Reader, budget: bool, files: list[Path], every: float | None) -> None:
     """Report once, or every so many seconds until every run has ended; in a log, one report below the other."""
     screen = console()
     live = Live(console=screen, auto_refresh=False) if every is not None and screen.is_terminal else None
     with live or contextlib.nullcontext():
-        while not update(reader, files, every, screen, live):
+        while not update(reader, budget, files, every, screen, live):
             time.sleep(every or 0.0)
     for file in files:
         print(f"written: {file}")
 
 
-def update(reader: Reader, files: list[Path], every: float | None, screen: Console, live: Live | None) -> bool:
+def update(
+    reader: Reader, budget: bool, files: list[Path], every: float | None, screen: Console, live: Live | None
+) -> bool:
     """Write and show one report; whether it is the last. Before the first run of a sweep has begun there is none."""
     try:
-        report = compile_report(reader)
+        report = compile_report(reader, budget)
     except NoRuns:
         if every is None or not waiting(reader.folders):
             raise
@@ -109,5 +117,6 @@ def waiting(folders: list[Path]) -> bool:
 
 def write(report: Report, file: Path, refresh: float | None) -> None:
     """Write the report in the format of the file's suffix, atomically."""
-    content = html(report, file, refresh) if file.suffix == ".html" else FORMATS[file.suffix](report)
+    formats = FORMATS | ({".csv": budgets} if any(table.methods for table in report.tables) else {})
+    content = html(report, file, refresh) if file.suffix == ".html" else formats[file.suffix](report)
     replace_file(file, content.encode() if isinstance(content, str) else content)

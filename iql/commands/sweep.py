@@ -19,7 +19,8 @@ from iql.commands.usage import quoted_paths, usage
 from iql.config import folders
 from iql.config.trust import LAUNCHERS
 from iql.errors import UserError
-from iql.launching import command, grid, plan, status_tables
+from iql.launching import plan, status_tables
+from iql.launching.grids import command, grid
 from iql.launching.ledger import Ledger
 from iql.launching.status import FAILED, UNKNOWN, RunStatus, StatusReader
 from iql.launching.submission import submit

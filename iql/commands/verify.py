@@ -3,9 +3,10 @@
     python scripts/verify.py hopper-medium-v2
     python scripts/verify.py hopper-medium-expert-v2 my.hdf5 --steps all
     python scripts/verify.py hopper-medium-v2 --physics gymnasium
+    python scripts/verify.py cube-single-play-singletask-v0
 
-Every step starts from the state on file (infos/qpos, infos/qvel), so that errors do not grow. Printed are the
-errors of the next state, observation and reward, and a verdict. Exit code 1 if they do not agree.
+Every step starts from the state on file (infos/qpos, infos/qvel; of OGBench's qpos, qvel), so that errors do not
+grow. Printed are the errors of the next state, observation and reward, and a verdict. Exit code 1 if they do not agree.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from iql.commands.exit_codes import exit_code_of
 from iql.config import task_configs
 from iql.envs.d4rl.physics import PROFILES, facts
 from iql.envs.verification import step_replay
-from iql.envs.verification.recording import read, sample
+from iql.envs.verification.ogbench_steps import OGBenchStepper
+from iql.envs.verification.recording import read, read_archive, sample
 from iql.errors import UserError
+from iql.tasks.ogbench import OGBenchTask
 
 STEPS = 10_000
+
+ANOTHER = "another environment or version of it, states of other rows, or actions that were changed after recording"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("name", metavar="NAME", help="a task of D4RL's, whose simulator repeats the steps")
-    parser.add_argument("file", metavar="FILE", nargs="?", help="a file in D4RL's layout; default: the task's own")
+    parser.add_argument("name", metavar="NAME", help="a task of D4RL's or OGBench's, whose simulator repeats them")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="a file in its layout; default: the task's own")
     parser.add_argument(
         "--steps", default=str(STEPS), help="how many, spread evenly over the file, or all (%(default)s)"
     )
@@ -45,22 +50,31 @@ def verify(name: str, file: str | None, count: int | None, physics: str) -> int:
     """Print the errors and the verdict; returns the exit code."""
     names = task_configs.matching(name)
     if len(names) > 1 or names[0] in task_configs.OWN_DATA:
-        raise UserError(f"{name} is not one task of D4RL's: name the one whose simulator is to take the steps")
+        raise UserError(
+            f"{name} is not one task of D4RL's or OGBench's: name the one whose simulator is to take the steps"
+        )
     (node,) = task_configs.settings([(name, ())])
     task = task_configs.task({**node, "path": file})
     rows, path = task.read()
-    recording = read(path, task.simulator, rows)
+    stepper: OGBenchStepper | None = None
+    if isinstance(task, OGBenchTask):
+        recording = read_archive(path, task.dataset, rows)
+        stepper, simulator = OGBenchStepper(recording, task.dataset), task.simulator_facts()
+    else:
+        recording = read(path, task.simulator, rows)
+        simulator = facts(physics, task.simulator)
     chosen = sample(recording, count)
     print(f"{name}: {path}, {len(rows):,} rows, states as {recording.qpos.dtype}")
     print(
-        f"{len(chosen):,} of {len(recording.steps):,} steps within episodes taken again, physics={physics}, "
-        f"mujoco {facts(physics, task.simulator)['mujoco']}"
+        f"{len(chosen):,} of {len(recording.steps):,} steps within episodes taken again, "
+        f"physics={simulator['physics']}, mujoco {simulator['mujoco']}"
     )
-    errors = step_replay.compare(recording, chosen, physics, partial(_bar, total=len(chosen)))
+    errors = step_replay.compare(recording, chosen, physics, partial(_bar, total=len(chosen)), stepper)
     print(table(errors))
     if not errors.agree:
         print(f"DIFFERENT: {errors.unexplained.sum():,} of {len(chosen):,} steps do not agree", flush=True)
-        print(f"suspect: {step_replay.likely_cause(recording, errors, physics)}")
+        cause = ANOTHER if stepper else step_replay.likely_cause(recording, errors, physics)
+        print(f"suspect: {cause}")
         return 1
     print(f"agree: every step to {step_replay.TOLERANCE:g}{_remarks(errors)}")
     return 0

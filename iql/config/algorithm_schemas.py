@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from iql.config.schema_types import (
+    Activation,
     Beta,
     Count,
     Discount,
@@ -34,6 +35,8 @@ class Recipe(Node):
     distribution: Distribution | None = None
     dropout: Share | None = None
     log_std_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    activation: Activation | None = None
+    std: Positive | None = None
     value_layer_norm: LayerNorm | None = None
     q_layer_norm: LayerNorm | None = None
     lr: LearningRate | None = None
@@ -65,6 +68,18 @@ class IQL(Algorithm):
     policy_schedule: Schedule
     extraction: Literal["awr", "ddpg_bc"] = "awr"
     bc_coef: Nonnegative = 1.0
+
+
+class FQLIQL(Algorithm):
+    distributions: ClassVar[tuple[str, ...]] = ("gaussian", "deterministic")
+    tau: Expectile
+    beta: Beta
+    discount: Discount
+    polyak: Polyak
+    advantage_cap: Positive
+    policy_schedule: Schedule
+    extraction: Literal["awr", "ddpg_bc"]
+    bc_coef: Nonnegative
 
 
 class DelayedPolicy(Algorithm):

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from iql.config.algorithm_schemas import AWAC, BC, EQL, IQL, SQL, TD3BC, XQL, Algorithm, ReBRAC
+from iql.config.algorithm_schemas import AWAC, BC, EQL, FQLIQL, IQL, SQL, TD3BC, XQL, Algorithm, ReBRAC
 from iql.config.schema_types import (
+    Activation,
     Count,
     Distribution,
     Headline,
@@ -25,16 +26,14 @@ from iql.config.schema_types import (
     Share,
     Target,
 )
-from iql.config.task_schemas import AntMazeTask, D4RLTask, FileTask, MadeCartPole, MadeMaze2d, MinariTask
+from iql.config.task_schemas import AntMazeTask, D4RLTask, FileTask, MadeCartPole, MadeMaze2d, MinariTask, OGBenchTask
 
 
 class Perceptron(Target):
     hidden_dims: Annotated[list[Count], Field(min_length=1)]
     initialization: Initialization
-
-
-class Critic(Perceptron):
     layer_norm: LayerNorm | None = None
+    activation: Activation = "relu"
 
 
 def _ascending(pair: list[float]) -> list[float]:
@@ -50,6 +49,7 @@ class Policy(Perceptron):
     log_std_range: Annotated[list[float], AfterValidator(_ascending)] = Field(
         min_length=2, max_length=2, description="two numbers, the lower one first"
     )
+    std: Positive | None = None
 
 
 class CategoricalPolicy(Perceptron):
@@ -76,6 +76,7 @@ class WandbTracker(Target):
 
 class Network(Node):
     hidden_dims: Annotated[list[Count], Field(min_length=1)]
+    activation: Activation = "relu"
     value: Any
     q: Any
     policy: Any
@@ -89,6 +90,7 @@ class Checkpoint(Node):
 class Evaluation(Node):
     every: Count | None
     episodes: Count
+    final_episodes: Annotated[int, Field(ge=0)] = 0
     headline: Headline
     workers: Count | None
 
@@ -113,6 +115,8 @@ class Finetune(Node):
 class Sweep(Node):
     name: str = Field(pattern=r"^[\w-][\w.-]*$", description="a folder's name: letters, digits, dots, _ and -")
     grid: list[str]
+    draws: Count | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class LocalLauncher(Target):
@@ -169,7 +173,9 @@ SCHEMAS: dict[str, type[Target]] = {
     "iql.tasks.cartpole.MadeCartPole": MadeCartPole,
     "iql.tasks.file.FileTask": FileTask,
     "iql.tasks.minari.MinariTask": MinariTask,
+    "iql.tasks.ogbench.OGBenchTask": OGBenchTask,
     "iql.algorithms.iql.IQL": IQL,
+    "iql.algorithms.iql_fql.FQLIQL": FQLIQL,
     "iql.algorithms.bc.BC": BC,
     "iql.algorithms.sql.SQL": SQL,
     "iql.algorithms.eql.EQL": EQL,
@@ -177,9 +183,9 @@ SCHEMAS: dict[str, type[Target]] = {
     "iql.algorithms.td3_bc.TD3BC": TD3BC,
     "iql.algorithms.rebrac.ReBRAC": ReBRAC,
     "iql.algorithms.awac.AWAC": AWAC,
-    "iql.networks.critics.Value": Critic,
-    "iql.networks.critics.TwinQ": Critic,
-    "iql.networks.critics.DiscreteTwinQ": Critic,
+    "iql.networks.critics.Value": Perceptron,
+    "iql.networks.critics.TwinQ": Perceptron,
+    "iql.networks.critics.DiscreteTwinQ": Perceptron,
     "iql.networks.actors.Policy": Policy,
     "iql.networks.actors.CategoricalPolicy": CategoricalPolicy,
     "torch.optim.Adam": Adam,
@@ -193,8 +199,8 @@ SCHEMAS: dict[str, type[Target]] = {
 PLACES: dict[str, tuple[type[Target], str]] = {
     "env": (MadeMaze2d, ""),
     "algorithm": (IQL, ""),
-    "network.value": (Critic, "observation_dim seeds"),
-    "network.q": (Critic, "observation_dim action_dim seeds"),
+    "network.value": (Perceptron, "observation_dim seeds"),
+    "network.q": (Perceptron, "observation_dim action_dim seeds"),
     "network.policy": (Policy, "observation_dim action_dim seeds"),
     "optimizer": (Adam, "params"),
     "tracker.wandb": (WandbTracker, ""),

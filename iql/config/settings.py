@@ -61,7 +61,7 @@ def reference(settings: Settings, choices: Mapping[str, str]) -> list[str]:
     target = settings["algorithm"]["_target_"]
     if target in ALGORITHMS - {IQL}:
         module, name = target.split(".")[-2:]
-        chosen = choices["algorithm"]
+        chosen = choices.get("algorithm", module)  # none where the env's option chose it
         overrides.append(f"algorithm={chosen if chosen in (module, name.lower()) else module}")
     return overrides
 
@@ -173,7 +173,15 @@ def _combination_problems(settings: Settings) -> list[str]:
         )
     if discrete and (problem := _discrete_problem(settings)):
         problems.append(f"network.{discrete[0]} is for discrete actions, {problem}")
-    distribution = settings["network"]["policy"].get("distribution")
+    if settings["evaluation"]["every"] is None and settings["evaluation"].get("final_episodes"):
+        problems.append("evaluation.final_episodes needs evaluations: leave evaluation=none out, or the episodes")
+    policy = settings["network"]["policy"]
+    distribution, std = policy.get("distribution"), policy.get("std")
+    if distribution == "deterministic" and std is not None:
+        problems.append(
+            f"network.policy.std={std}: a policy that is deterministic has none; add network.policy.std=null "
+            "or network.policy.distribution=gaussian"
+        )
     schema = algorithm_schema(settings["algorithm"])
     if distribution is not None and distribution not in schema.distributions:
         accepted = " or ".join(schema.distributions)

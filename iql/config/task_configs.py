@@ -24,8 +24,11 @@ from iql.config.validation import composition_problem, target_problems
 from iql.errors import UserError
 from iql.system import data_cache
 
-OWN_DATA = ("hdf5", "minari")
+OWN_DATA = ("hdf5", "minari", "ogbench")
 """Options of env for data that the user names, which are no tasks by themselves."""
+
+AT_ONCE = 20
+"""Tasks that are composed at once."""
 
 
 def names() -> list[str]:
@@ -51,16 +54,27 @@ def matching(pattern: str) -> list[str]:
 def settings(requests: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, Any]]:
     """The resolved env section of every (name, overrides of env.*), in order, checked by the schema.
 
-    All are composed at once: one at a time costs five times as much. Raises UserError.
+    Several are composed at once: one at a time costs more, as do many, with the square of their number. Raises
+    UserError.
     """
-    overrides = ["+network=mlp"]  # which an option of env may override; it is not looked at
+    nodes = [
+        node for first in range(0, len(requests), AT_ONCE) for node in _composed(requests[first : first + AT_ONCE])
+    ]
+    if problems := [problem for node in nodes for problem in target_problems("env", node)]:
+        raise UserError("; ".join(dict.fromkeys(problems)))
+    return nodes
+
+
+def _composed(requests: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, Any]]:
+    """As `settings`, without the schema's checks."""
+    overrides = ["+algorithm=iql", "+network=mlp"]  # which an option of env may override; they are not looked at
     for index, (name, changes) in enumerate(requests):
         overrides.append(f"+env@task{index}={name}")
         overrides += [change.replace("env.", f"task{index}.", 1) for change in changes]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose(overrides=overrides)
-        nodes = [_resolved(composed[f"task{index}"]) for index in range(len(requests))]
+        return [_resolved(composed[f"task{index}"]) for index in range(len(requests))]
     except Exception as error:
         problem = composition_problem(error)
         if problem is None and isinstance(error, OmegaConfBaseException):
@@ -70,9 +84,6 @@ def settings(requests: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, An
         if match := re.search(r"\btask(\d+)\.([\w.]+)", problem):
             problem = f"env.{match[2]} cannot be set so for {requests[int(match[1])][0]}, which may not have it"
         raise UserError(problem) from error
-    if problems := [problem for node in nodes for problem in target_problems("env", node)]:
-        raise UserError("; ".join(dict.fromkeys(problems)))
-    return nodes
 
 
 def task(node: dict[str, Any]) -> Any:
@@ -106,15 +117,23 @@ def cached_path(node: dict[str, Any]) -> Path | None:
     if node.get("made_rows"):
         variant = node.get("walk_steps"), node.get("made_random")
         return data_cache.generated_path(node["name"], node["made_rows"], node["made_seed"], *variant)
-    return data_cache.cached_path(node["url"]) if node.get("url") else None
+    url = url_of(node)
+    return data_cache.cached_path(url) if url else None
+
+
+def url_of(node: dict[str, Any]) -> str | None:
+    """Where an env section's file is downloaded from; None if it is not."""
+    if node["_target_"] == "iql.tasks.ogbench.OGBenchTask" and not node["url"] and node["dataset"]:
+        return data_cache.ogbench_url(node["dataset"])
+    return node.get("url")
 
 
 def local_path(node: dict[str, Any]) -> Path | None:
-    """The file of an env section, in the cache or D4RL's folders; None if it is in none of them."""
+    """The file of an env section, in the cache or its benchmark's folders; None if it is in none of them."""
     own = cached_path(node)
     if own is None:
         return None
-    folders = [own.parent, *(data_cache.d4rl_dirs() if node.get("url") else [])]
+    folders = [own.parent, *(data_cache.their_dirs(own.name) if url_of(node) else [])]
     return next((folder / own.name for folder in folders if (folder / own.name).is_file()), None)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from iql.config.schema_types import (
     Beta,
     Count,
+    Discount,
     Distribution,
     Expectile,
     Headline,
@@ -39,11 +40,13 @@ class Recipe(Node):
     tau: Expectile
     beta: Beta
     dropout: Share | None
+    hidden_dims: Annotated[list[Count], Field(min_length=1)] | None = None
     updates: Count
     evaluation_every: Count
     evaluation_episodes: Count
     score: Headline
     polyak: Polyak | None = None
+    discount: Discount | None = None
     lr: LearningRate | None = None
     xql: Settings | None = None
     sql: Settings | None = None
@@ -155,3 +158,17 @@ class MadeCartPole(OwnData):
 class MinariTask(OwnData):
     dataset: Name | None
     trust: bool = False
+
+
+class OGBenchTask(Target):
+    name: Name | None
+    dataset: Name | None
+    path: Name | None
+    url: Name | None
+    success_timing: Literal["post", "pre"]
+    observation_dim: Count | None
+    action_dim: Count | None
+    horizon: Count | None
+    reward: Reward
+    normalize: bool
+    recipe: Recipe

@@ -31,6 +31,7 @@ TASKS = frozenset(
         "iql.tasks.cartpole.MadeCartPole",
         "iql.tasks.file.FileTask",
         "iql.tasks.minari.MinariTask",
+        "iql.tasks.ogbench.OGBenchTask",
     }
 )
 _TRACKERS = ("iql.tracking.WandbTracker", "iql.tracking.TensorBoardTracker")
@@ -39,6 +40,7 @@ IQL = "iql.algorithms.iql.IQL"
 ALGORITHMS = frozenset(
     {
         IQL,
+        "iql.algorithms.iql_fql.FQLIQL",
         "iql.algorithms.bc.BC",
         "iql.algorithms.sql.SQL",
         "iql.algorithms.eql.EQL",

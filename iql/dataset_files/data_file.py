@@ -38,8 +38,9 @@ def read(
             return _ogbench(file, path, keys)
         if archive and _is_raw_ogbench(file, keys):
             raise UserError(
-                f"{path} has no rewards, as OGBench's files come: give them a task's with ogbench's relabel_dataset "
-                "and save observations, actions, terminals, rewards and masks with numpy.savez"
+                f"{path} has no rewards, as OGBench's files come: env=ogbench env.dataset=ENV-DATA-singletask-taskN-v0 "
+                f"env.path={path.name} gives them a task's; or save observations, actions, terminals, rewards and "
+                "masks with numpy.savez"
             )
         columns = chosen(file, path, keys)
         for mark in unused_marks(file, columns) if next_observations == "row" and horizon is None else ():

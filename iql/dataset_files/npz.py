@@ -11,27 +11,42 @@ from pathlib import Path
 import numpy as np
 
 from iql.errors import UserError
-from iql.system.size_limits import check_archive
+from iql.system.data_cache import archive_problem
+from iql.system.size_limits import array_header, check_archive
 
-
-def archive_problem(path: Path) -> str | None:
-    """What is wrong with a file that is no NumPy archive, to follow its name in a message; None for an archive."""
-    if not path.stat().st_size:
-        return "is empty"
-    return None if zipfile.is_zipfile(path) else "is not a NumPy archive (.npz), or is cut short"
+BLOCK = 1 << 18  # rows read at a time
 
 
 class Archive(Mapping[str, np.ndarray]):
     """The arrays of an archive, each read once, on first access."""
 
     def __init__(self, file: np.lib.npyio.NpzFile) -> None:
-        self._file = file
+        assert file.zip is not None  # it is open
+        self._file, self._zip = file, file.zip
         self._read: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._read:
             self._read[name] = self._file[name]
         return self._read[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """An array's shape, without reading it."""
+        with self._zip.open(f"{name}.npy") as member:
+            return array_header(member)[0]
+
+    def blocks(self, name: str) -> Iterator[np.ndarray]:
+        """An array's rows in order, BLOCK at a time, so that it is never in memory as a whole."""
+        with self._zip.open(f"{name}.npy") as member:
+            shape, columns, dtype = array_header(member)
+            whole = self._file[name] if columns else None
+            for first in range(0, shape[0], BLOCK):
+                rows = min(BLOCK, shape[0] - first)
+                if whole is not None:
+                    yield whole[first : first + rows]
+                else:
+                    content = member.read(rows * int(np.prod(shape[1:])) * dtype.itemsize)
+                    yield np.frombuffer(content, dtype).reshape(rows, *shape[1:])
 
     def __contains__(self, name: object) -> bool:
         return name in self._file.files

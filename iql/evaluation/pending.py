@@ -15,12 +15,16 @@ from torch import nn
 
 from iql.data.random_streams import key
 from iql.errors import UserError
-from iql.evaluation.numpy_policies import NumpyCategorical, NumpyPolicy, TorchPolicy
+from iql.evaluation.numpy_policies import NumpyCategorical, NumpyPerceptron, NumpyPolicy, TorchPolicy
 from iql.evaluation.rollout import CHUNK, Act, EpisodeError, Episodes, joined
 from iql.evaluation.workers import RolloutWorkers, pickled
 from iql.networks.actors import CategoricalPolicy, Policy
 from iql.networks.lifting import Single
+from iql.networks.mlp import LAYER_NORM_EPSILON, MLP
 from iql.runs.metrics_file import Record
+
+KEPT_SEED = 0
+"""Which episodes a training plays to be kept: those of evaluate.py's --seed 0."""
 
 POLL_SECONDS = 0.1
 """Seconds between two checks of whether to go on waiting."""
@@ -69,12 +73,19 @@ def actor(policy: nn.Module, weights: Weights, mean: np.ndarray, std: np.ndarray
     mean, std: [observation_dim] float32, what observations are shifted and divided by.
     """
     if isinstance(policy, Policy | CategoricalPolicy) and type(policy) in (Policy, CategoricalPolicy):
-        layers = range(len(policy.net.kernels))
-        kernels, biases = ([weights[f"net.{part}.{n}"].numpy() for n in layers] for part in ("kernels", "biases"))
+        net = _perceptron(policy.net, weights)
         if isinstance(policy, CategoricalPolicy):
-            return NumpyCategorical(kernels, biases, mean, std)
-        return NumpyPolicy(kernels, biases, policy.squash, mean, std)
+            return NumpyCategorical(net, mean, std)
+        return NumpyPolicy(net, policy.squash, mean, std)
     return TorchPolicy(Single(policy, weights), mean, std)
+
+
+def _perceptron(net: MLP, weights: Weights) -> NumpyPerceptron:
+    parts = ("kernels", "biases", "norm_scales", "norm_biases")
+    kernels, biases, scales, shifts = (
+        [weights[f"net.{part}.{n}"].numpy() for n in range(len(getattr(net, part)))] for part in parts
+    )
+    return NumpyPerceptron(kernels, biases, net.activation, net.layer_norm, LAYER_NORM_EPSILON, scales, shifts)
 
 
 class PendingEvaluation:
@@ -149,10 +160,15 @@ class Evaluator:
         self._seeds, self._episodes, self._run_seeded = seeds, episodes, run_seeded
         self._pickled_actor(policy_weights(policy, 0))
 
-    def begin(self, update: int, places: Sequence[int], keep_observations: bool = False) -> None:
-        """Evaluate these members' policies as they are now, after `update`."""
+    def begin(
+        self, update: int, places: Sequence[int], keep_observations: bool = False, kept: int | None = None
+    ) -> None:
+        """Evaluate these members' policies as they are now, after `update`.
+
+        kept: play so many episodes to be kept instead of the evaluation's.
+        """
         weights = {place: policy_weights(self._policy, place) for place in places}
-        self._submit(PendingEvaluation(update, weights, {place: [] for place in places}), keep_observations)
+        self._submit(PendingEvaluation(update, weights, {place: [] for place in places}), keep_observations, kept)
 
     def resume(self, states: dict[int, dict[str, Any]]) -> None:
         """Play again the evaluation that was pending when the checkpoints were written; `states` by member's place."""
@@ -209,10 +225,11 @@ class Evaluator:
             place: joined([self._workers.result(part) for part in parts]) for place, parts in evaluation.parts.items()
         }
 
-    def _submit(self, evaluation: PendingEvaluation, keep_observations: bool = False) -> None:
+    def _submit(self, evaluation: PendingEvaluation, keep_observations: bool = False, kept: int | None = None) -> None:
         parts = {}
+        count, again = (self._episodes, None) if kept is None else (kept, KEPT_SEED)
         for place, weights in evaluation.weights.items():
-            seeds = episode_seeds(self._seeds[place], evaluation.update, self._episodes, self._run_seeded)
+            seeds = episode_seeds(self._seeds[place], evaluation.update, count, self._run_seeded, again)
             parts[place] = self._workers.play(self._pickled_actor(weights), seeds, keep_observations)
         evaluation.watch(parts)
         self.pending = evaluation

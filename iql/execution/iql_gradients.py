@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from iql.algorithms import losses
-from iql.algorithms.diagnostics import iql_diagnostics
-from iql.algorithms.iql import IQL
+from iql.algorithms.iql import IQL, iql_diagnostics
 from iql.data.sampling import Batch
 from iql.execution.mlp_passes import Buffers, Part, Pass
 from iql.learner.learner import Learner, Metrics
@@ -29,8 +28,8 @@ from iql.networks.mlp import PRODUCT_TYPES
 class IQLGradients:
     """The update of some of a learner's members, in place, in stages that depend on each other as follows.
 
-    load_pairs(i), target(i) of each part → value → policy, and forward_q(i) → backward_q(i) of each part. Nothing
-    waits for the policy.
+    load_pairs(i), target(i) of each part → value → weigh → policy, and forward_q(i) → backward_q(i) of each part after
+    value. Of an algorithm that is `simultaneous` weigh also waits for each forward_q(i). Nothing waits for the policy.
 
     members: their range in the pack. together: all perceptrons of a network are one part, as on CUDA; otherwise, for
     one member on a CPU, each perceptron is a part. streams: how many CPU threads will run the stages; with one, all
@@ -90,12 +89,21 @@ class IQLGradients:
         for part in range(len(self.q_target)):
             self.load_pairs(batch, number, part)
             self.target(part)
-        weights, target, measured = self.value(batch, measure)
+        target_q, v, target, measured = self.value(batch, measure)
+        parts, q_first = range(len(self.q)), self._algorithm.simultaneous
+        if q_first:
+            for part in parts:
+                self.forward_q(part)
+                if self._side is None:  # parts may share buffers
+                    self.backward_q(part, target, measured)
+        weights = self.weigh(target_q, v, measured)
         with self._on_side_stream():
             self.policy(batch, weights, number, measured)
-        for part in range(len(self.q)):
-            self.forward_q(part)
-            self.backward_q(part, target, measured)
+        for part in parts:
+            if not q_first:
+                self.forward_q(part)
+            if not q_first or self._side is not None:
+                self.backward_q(part, target, measured)
         self._join()
         return self.metrics(batch, number, weights, target, measured)
 
@@ -126,8 +134,8 @@ class IQLGradients:
     def target(self, part: int) -> None:
         self.q_target[part].forward()
 
-    def value(self, batch: Batch, measure: bool) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """V's step; returns the policy's weights and Q's targets, [M, B], and what was measured."""
+    def value(self, batch: Batch, measure: bool) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """V's step; returns the target Q, V and what Q is regressed on, [M, B], and what was measured."""
         algorithm, size, fresh = self._algorithm, self._size, self._algorithm.fresh_value
         torch.cat([batch.observations, batch.next_observations], 1, out=self._states)
         target_q = aim = self._smaller(self._by_copy(self.q_target))
@@ -149,10 +157,15 @@ class IQLGradients:
             self._v.part.step()
         if fresh:
             v, next_v = self._v_both.forward().squeeze(-1).split(size, 1)
-        advantage, weights, target = self._weigh(target_q, v, next_v, batch)
-        if measure:
+        return target_q, v, self._q_target(next_v, batch), measured
+
+    def weigh(self, target_q: Tensor, v: Tensor, measured: dict[str, Any]) -> Tensor:
+        """The policy's weights, [M, B]; of a `simultaneous` algorithm by Q in place of its target."""
+        q = self._smaller(self._by_copy(self.q)) if self._algorithm.simultaneous else target_q
+        advantage, weights = self._weigh(q, v)
+        if measured:
             measured["advantage"] = advantage
-        return weights, target, measured
+        return weights
 
     def policy(self, batch: Batch, weights: Tensor, number: int | Tensor, measured: dict[str, Any]) -> None:
         """The policy's step."""
@@ -175,8 +188,11 @@ class IQLGradients:
         each.backward(self._q_gradient(part, target))
         if measured:
             measured[f"q{part}"] = each.part.gradient_norms()
+        if self._algorithm.simultaneous:
+            self.q_target[part].part.follow(each.part, self._polyak)
         each.part.step()
-        self.q_target[part].part.follow(each.part, self._polyak)
+        if not self._algorithm.simultaneous:
+            self.q_target[part].part.follow(each.part, self._polyak)
 
     def metrics(
         self, batch: Batch, number: int | Tensor, weights: Tensor, target: Tensor, measured: dict[str, Any]
@@ -223,16 +239,21 @@ class IQLGradients:
         """That of V's loss, [M, B]."""
         return self._algorithm.value_loss_gradient(aim, v)
 
-    def _weigh(self, target_q: Tensor, v: Tensor, next_v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Advantages, the policy's weights and Q's targets, [M, B]."""
-        advantage = target_q - v
-        target = losses.q_target(batch.rewards, batch.masks, next_v, self._algorithm.discount)
-        return advantage, self._algorithm.policy_weights(advantage), target
+    def _q_target(self, next_v: Tensor, batch: Batch) -> Tensor:
+        """What Q is regressed on, [M, B]."""
+        return losses.q_target(batch.rewards, batch.masks, next_v, self._algorithm.discount)
+
+    def _weigh(self, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and the policy's weights, [M, B]."""
+        advantage = q - v
+        return advantage, self._algorithm.policy_weights(advantage)
 
     def _log_std(self) -> Tensor | None:
         """[M, 1, action_dim]."""
-        others = self._policy.part.others
-        return others[0].unsqueeze(1).clamp(*self._policy_network.log_std_range) if others else None
+        policy, others = self._policy_network, self._policy.part.others
+        if others:
+            return others[0].unsqueeze(1).clamp(*policy.log_std_range)
+        return None if policy.fixed_log_std is None else policy.fixed_log_std[self._members].unsqueeze(1)
 
     def _policy_gradient(self, weights: Tensor, mean: Tensor, actions: Tensor) -> Tensor:
         """The gradient of the policy's loss before the mean is squashed; that of its log std is put into its part."""
@@ -241,8 +262,9 @@ class IQLGradients:
             gradient = losses.squared_policy_gradient(weights, mean, actions)
         else:
             gradient, of_log_std = losses.gaussian_policy_gradient(weights, mean, log_std, actions)
-            within = part.others[0].unsqueeze(1) == log_std
-            torch.mul(of_log_std, within, out=part.other_gradients[0].unsqueeze(1))
+            if part.others:
+                within = part.others[0].unsqueeze(1) == log_std
+                torch.mul(of_log_std, within, out=part.other_gradients[0].unsqueeze(1))
         return gradient.mul_(1 - mean.square()) if self._policy_network.squash else gradient
 
     def _q_gradient(self, part: int, target: Tensor) -> Tensor:

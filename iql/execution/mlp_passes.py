@@ -16,6 +16,7 @@ from iql.learner.parameters import FlatParameters
 from iql.networks.mlp import LAYER_NORM_EPSILON
 
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
+_gelu, _gelu_backward = torch.ops.aten.gelu.out, torch.ops.aten.gelu_backward.grad_input
 
 
 class Buffers:
@@ -36,27 +37,34 @@ class Part:
     """Some perceptrons of a network that are computed as one batch of products.
 
     rows: of `flat`, those of all members, or one copy of one member. adam: the network's, None for a target. low: the
-    type of the products between hidden layers, None for float32.
+    type of the products between hidden layers, None for float32. gradients: where they go, None for one of `buffers`.
     """
 
     def __init__(
-        self, flat: FlatParameters, rows: range, adam: PackAdam | None, buffers: Buffers, low: torch.dtype | None
+        self,
+        flat: FlatParameters,
+        rows: range,
+        adam: PackAdam | None,
+        buffers: Buffers,
+        low: torch.dtype | None,
+        gradients: Tensor | None = None,
     ):
         self.rows = flat.rows[rows.start : rows.stop]
         # By the size, too: what pads the rows of one network must not hold gradients of another.
-        self.gradients = buffers.take(f"gradients of {flat.size}", *self.rows.shape)
-        parameters, gradients = flat.views(self.rows), flat.views(self.gradients)
+        of_size = f"gradients of {flat.size}"
+        self.gradients = buffers.take(of_size, *self.rows.shape) if gradients is None else gradients
+        parameters, of_parameters = flat.views(self.rows), flat.views(self.gradients)
         layers = 2 * flat.depth
-        self.kernels, self.kernel_gradients = parameters[0:layers:2], gradients[0:layers:2]
+        self.kernels, self.kernel_gradients = parameters[0:layers:2], of_parameters[0:layers:2]
         self.biases = [bias.unsqueeze(1) for bias in parameters[1:layers:2]]
-        self.bias_gradients = [bias.unsqueeze(1) for bias in gradients[1:layers:2]]
-        self.layer_norm = flat.layer_norm
+        self.bias_gradients = [bias.unsqueeze(1) for bias in of_parameters[1:layers:2]]
+        self.layer_norm, self.gelu = flat.layer_norm, flat.activation == "gelu"
         norms = layers + 2 * (flat.depth - 1 if flat.layer_norm else 0)
         self.norm_scales = [scale.unsqueeze(1) for scale in parameters[layers:norms:2]]
         self.norm_biases = [bias.unsqueeze(1) for bias in parameters[layers + 1 : norms : 2]]
-        self.norm_scale_gradients = [scale.unsqueeze(1) for scale in gradients[layers:norms:2]]
-        self.norm_bias_gradients = [bias.unsqueeze(1) for bias in gradients[layers + 1 : norms : 2]]
-        self.others, self.other_gradients = parameters[norms:], gradients[norms:]
+        self.norm_scale_gradients = [scale.unsqueeze(1) for scale in of_parameters[layers:norms:2]]
+        self.norm_bias_gradients = [bias.unsqueeze(1) for bias in of_parameters[layers + 1 : norms : 2]]
+        self.others, self.other_gradients = parameters[norms:], of_parameters[norms:]
         self.buffers, self.low = buffers, low
         large = range(1, flat.depth - 1) if low else ()
         self.low_kernels = {i: self.kernels[i].to(low) for i in large}
@@ -116,14 +124,12 @@ class Norm:
 class Pass:
     """The forward pass of a part from an input buffer x [G, B, in] to `output` [G, B, out], and its backward pass.
 
-    No network has both dropout and layer normalisation after ReLU, whose zeros would not be those of ReLU.
-
     All views are made once, in the constructor, so that an update takes no time for them.
     """
 
     def __init__(self, part: Part, x: Tensor, larger: Pass | None = None):
         """larger: a pass of more rows, of which this one is the first."""
-        self.part, depth, take = part, len(part.kernels), part.buffers.take
+        self.part, depth, take, norm = part, len(part.kernels), part.buffers.take, part.layer_norm
         groups, batch, _ = x.shape
         widths = [kernel.shape[2] for kernel in part.kernels]
         if larger is None:
@@ -131,15 +137,28 @@ class Pass:
             self.outputs = [*hidden, torch.zeros(groups, batch, widths[-1], device=x.device)]
         else:
             self.outputs = [output[:, :batch] for output in larger.outputs]
-        self.products = self.outputs
-        """What a layer's product goes into: with layer normalisation not the layer's output."""
-        self.norms: list[Norm] = []
-        if part.layer_norm and larger is None:
-            self.products = [take(f"product {i}", groups, batch, width) for i, width in enumerate(widths[:-1])]
-            self.products.append(self.outputs[-1])
-            self.norms = [Norm(part, i) for i in range(depth - 1)]
-        elif larger is not None:
-            self.products, self.norms = [product[:, :batch] for product in larger.products], larger.norms
+        self.norms: list[Norm] = larger.norms if larger else [Norm(part, i) for i in range(depth - 1 if norm else 0)]
+
+        self._further: dict[str, list[Tensor]] = {}
+
+        def further(name: str) -> list[Tensor]:
+            """A tensor for each layer, besides its output; the last layer has its output alone."""
+            if larger is not None:
+                self._further[name] = [each[:, :batch] for each in larger._further[name]]
+            else:
+                own = [take(f"{name} {i}", groups, batch, width) for i, width in enumerate(widths[:-1])]
+                self._further[name] = [*own, self.outputs[-1]]
+            return self._further[name]
+
+        self.products = further("product") if norm or part.gelu else self.outputs
+        """What a layer's product goes into."""
+        self._entering, self._activated = self.products, self.outputs
+        """What the activation is of, and what comes out; ReLU works in place."""
+        if norm == "before":
+            self._entering = further("entering") if part.gelu else self.outputs
+        elif norm == "after":
+            self._activated = further("activated") if part.gelu else self.products
+        self._masks: Sequence[Tensor] | None = None
         self.output = self.outputs[-1]
         self.inputs = [x, *self.outputs[:-1]]
         self._transposed_inputs = [each.mT for each in self.inputs]
@@ -160,7 +179,7 @@ class Pass:
 
     def forward(self, masks: Sequence[Tensor] | None = None) -> Tensor:
         """The output; masks as in MLP.forward."""
-        part = self.part
+        part, self._masks = self.part, masks
         for i, (bias, x, kernel, output) in enumerate(
             zip(part.biases, self.inputs, part.kernels, self.products, strict=True)
         ):
@@ -172,12 +191,13 @@ class Pass:
                 torch.baddbmm(bias, x, kernel, out=output)
             if i < self._last:
                 if part.layer_norm == "before":
-                    self.norms[i].forward(output, self.outputs[i])
-                    self.outputs[i].relu_()
+                    self.norms[i].forward(output, self._entering[i])
+                if part.gelu:
+                    _gelu(self._entering[i], approximate="tanh", out=self._activated[i])
                 else:
-                    output.relu_()
+                    self._activated[i].relu_()
                 if part.layer_norm == "after":
-                    self.norms[i].forward(output, self.outputs[i])
+                    self.norms[i].forward(self._activated[i], self.outputs[i])
                 if masks is not None:
                     self.outputs[i].mul_(masks[i])
         return self.output
@@ -190,13 +210,16 @@ class Pass:
         self._outer(gradient, self._transposed_kernels[last], out=self.gradients[last - 1])
         for i in range(last - 1, -1, -1):
             gradient = self.gradients[i]
-            if dropout:
+            if self._masks is not None and (part.gelu or part.layer_norm == "after"):
+                gradient.mul_(self._masks[i])
+            elif dropout:  # what was dropped is 0 after ReLU too, what was kept was scaled
                 gradient.mul_(1 / (1 - dropout))
             if part.layer_norm == "after":
                 self.norms[i].backward(gradient)
-            # What was dropped is 0 after ReLU too, what was kept was scaled.
-            rectified = self.products[i] if part.layer_norm == "after" else self.outputs[i]
-            _relu_backward(gradient, rectified, 0, grad_input=gradient)
+            if part.gelu:
+                _gelu_backward(gradient, self._entering[i], approximate="tanh", grad_input=gradient)
+            else:
+                _relu_backward(gradient, self._activated[i], 0, grad_input=gradient)
             if part.layer_norm == "before":
                 self.norms[i].backward(gradient)
             torch.sum(gradient, 1, keepdim=True, out=part.bias_gradients[i])

@@ -256,9 +256,11 @@ static void product(int bf16, int m, int n, int k, const float *a, int a_turned,
 
    norm: where hidden layers are normalised, before or after ReLU. Then products hold what goes into that, [batch,
    width], and statistics of each row its mean and the inverse of its standard deviation, [batch, 2]. What comes out is
-   read nowhere but in the next layer: to make it again in the backward pass costs less than to keep it. */
+   read nowhere but in the next layer: to make it again in the backward pass costs less than to keep it.
+
+   gelu: it takes ReLU's place; products hold the products themselves. */
 struct pass {
-    int64_t depth, batch, bf16, norm;
+    int64_t depth, batch, bf16, norm, gelu;
     const int64_t *widths; /* depth + 1 */
     float **inputs, **kernels, **biases, **gradients, **kernel_gradients, **bias_gradients;
     float **norm_scales, **norm_biases, **norm_scale_gradients, **norm_bias_gradients;
@@ -308,15 +310,55 @@ static void normalize(int m, int n, const float *x, const float *scale, const fl
     }
 }
 
-/* gradient [m, n] of the output becomes that of x; with `rectified` that of what went into the ReLU that gave x. Then
-   shift_gradient is summed, too, which else the caller has done. */
-static void normalize_gradient(int m, int n, const float *x, const float *statistics, const float *scale, int rectified,
-                               float *gradient, float *scale_gradient, float *shift_gradient, float *bias_gradient) {
+/* GELU of z in its tanh form, z/2 (1 + tanh(u)) = z p with p = 1 / (1 + exp(-2u)), and its slope p + z p (1 - p) 2u'.
+   Beyond +-10 p is 1 or 1e-38. */
+static inline __attribute__((always_inline)) vector gelu_of(vector z, vector *slope) {
+    const mask low = z < -10.0f, high = z > 10.0f; /* neither of NaN */
+    const vector least = (vector){0} - 10.0f, most = (vector){0} + 10.0f;
+    const vector x = (vector)(((mask)z & ~(low | high)) | ((mask)least & low) | ((mask)most & high));
+    const vector square = x * x, power = x * (-2.3022082f - 0.10294324f * square); /* exp(-2u) = 2^power */
+    const mask whole = __builtin_convertvector(power + 128.5f, mask) - 128;
+    const vector part = power - __builtin_convertvector(whole, vector); /* within +-1/2 */
+    vector e = 1.5353362e-4f * part + 1.3398874e-3f;
+    e = e * part + 9.618437e-3f;
+    e = e * part + 5.550333e-2f;
+    e = e * part + 2.4022648e-1f;
+    e = e * part + 6.9314720e-1f;
+    e = (e * part + 1.0f) * (vector)((whole + 127) << 23);
+    const vector p = 1.0f / (1.0f + e);
+    if (slope) *slope = p + x * p * (e * p) * (1.5957691f + 0.21406445f * square); /* e p is 1 - p to the last bits */
+    return z * p;
+}
+
+/* output [n] = GELU of z [n], and its slope [n] if that is not NULL */
+static inline __attribute__((always_inline)) void gelu(int n, const float *z, float *output, float *slope) {
+    int j = 0;
+    for (; j + VECTOR <= n; j += VECTOR) {
+        vector own;
+        PUT(output + j) = gelu_of(AT(z + j), slope ? &own : NULL);
+        if (slope) PUT(slope + j) = own;
+    }
+    if (j == n) return;
+    vector rest = {0}, own;
+    for (int k = 0; j + k < n; k++) rest[k] = z[j + k];
+    rest = gelu_of(rest, &own);
+    for (int k = 0; j + k < n; k++) {
+        output[j + k] = rest[k];
+        if (slope) slope[j + k] = own[k];
+    }
+}
+
+/* gradient [m, n] of the output becomes that of x; with `rectified` that of what went into the ReLU that gave x, with a
+   gelu_slope [m, n] that is not NULL of what went into the GELU that did. Then shift_gradient is summed, too, which else the
+   caller has done. */
+static inline __attribute__((always_inline)) void normalize_gradient(
+    int m, int n, const float *x, const float *statistics, const float *scale, int rectified, const float *gelu_slope,
+    float *gradient, float *scale_gradient, float *shift_gradient, float *bias_gradient) {
     for (int i = 0; i < m; i++, x += n, gradient += n) {
         const float mean = statistics[2 * i], inverse = statistics[2 * i + 1];
         vector s[4] = {0}, t[4] = {0};
         int j = 0;
-        if (rectified)
+        if (rectified || gelu_slope)
             for (; j < n; j++) shift_gradient[j] += gradient[j];
         for (j = 0; j + FOUR <= n; j += FOUR)
             EACH_VECTOR(k) {
@@ -335,14 +377,30 @@ static void normalize_gradient(int m, int n, const float *x, const float *statis
             const vector own = (AT(x + j) - mean) * inverse;
             vector g = (AT(gradient + j) * AT(scale + j) - level - own * slope) * inverse;
             if (rectified) g = WHERE_POSITIVE(AT(x + j), g);
+            if (gelu_slope) g *= AT(gelu_slope + (size_t)i * n + j);
             PUT(gradient + j) = g;
             PUT(bias_gradient + j) = AT(bias_gradient + j) + g;
         }
         for (; j < n; j++) {
             const float g = (gradient[j] * scale[j] - level - (x[j] - mean) * inverse * slope) * inverse;
-            gradient[j] = rectified && x[j] <= 0 ? 0 : g;
+            gradient[j] = rectified && x[j] <= 0 ? 0 : gelu_slope ? g * gelu_slope[(size_t)i * n + j] : g;
             bias_gradient[j] += gradient[j];
         }
+    }
+}
+
+/* From a layer's products to its output, row by row: a row stays in the nearest cache. */
+static void gelu_and_norm(const struct pass *p, int layer) {
+    const int n = p->widths[layer + 1];
+    for (int i = 0; i < p->batch; i++) {
+        const float *const z = p->products[layer] + (size_t)i * n;
+        float *const output = p->inputs[layer + 1] + (size_t)i * n;
+        float *const statistics = p->norm ? p->statistics[layer] + 2 * i : NULL;
+        if (p->norm == BEFORE_RELU)
+            normalize(1, n, z, p->norm_scales[layer], p->norm_biases[layer], 0, statistics, output);
+        gelu(n, p->norm == BEFORE_RELU ? output : z, output, NULL);
+        if (p->norm == AFTER_RELU)
+            normalize(1, n, output, p->norm_scales[layer], p->norm_biases[layer], 0, statistics, output);
     }
 }
 
@@ -352,10 +410,12 @@ void forward(const struct pass *p, const float *const *masks) {
     for (int i = 0; i < last; i++) {
         const int k = p->widths[i], n = p->widths[i + 1];
         float *const output = p->inputs[i + 1];
-        const struct end end = {.kind = p->norm == BEFORE_RELU ? BIAS : RELU, .bias = p->biases[i]};
-        product(p->bf16 && i > 0, m, n, k, p->inputs[i], 0, p->kernels[i], 0, p->norm ? p->products[i] : output, end,
-                p->scratch);
-        if (p->norm)
+        const struct end end = {.kind = p->gelu || p->norm == BEFORE_RELU ? BIAS : RELU, .bias = p->biases[i]};
+        product(p->bf16 && i > 0, m, n, k, p->inputs[i], 0, p->kernels[i], 0,
+                p->norm || p->gelu ? p->products[i] : output, end, p->scratch);
+        if (p->gelu)
+            gelu_and_norm(p, i);
+        else if (p->norm)
             normalize(m, n, p->products[i], p->norm_scales[i], p->norm_biases[i], p->norm == BEFORE_RELU,
                       p->statistics[i], output);
         if (masks)
@@ -375,16 +435,55 @@ static void zero(float *x, size_t size) {
     for (size_t i = 0; i < size; i++) x[i] = 0;
 }
 
-/* From the gradient of a hidden layer's output, and after ReLU where that comes last, to that of its product. */
-static void through_norm(const struct pass *p, int layer) {
-    if (p->norm)
-        normalize_gradient(p->batch, p->widths[layer + 1], p->products[layer], p->statistics[layer],
-                           p->norm_scales[layer], p->norm == AFTER_RELU, p->gradients[layer],
-                           p->norm_scale_gradients[layer], p->norm_bias_gradients[layer], p->bias_gradients[layer]);
+/* From the gradient of a layer's output to that of its product. GELU and its slope are made again, which costs less than
+   to keep them. */
+static void through_gelu(const struct pass *p, int layer) {
+    const int n = p->widths[layer + 1];
+    float *const activated = p->scratch, *const slope = p->scratch + n, *const bias_gradient = p->bias_gradients[layer];
+    for (int i = 0; i < p->batch; i++) {
+        const float *const z = p->products[layer] + (size_t)i * n;
+        float *const gradient = p->gradients[layer] + (size_t)i * n;
+        if (!p->norm) {
+            gelu(n, z, activated, slope);
+            for (int j = 0; j < n; j++) gradient[j] *= slope[j], bias_gradient[j] += gradient[j];
+            continue;
+        }
+        const float *const scale = p->norm_scales[layer], *const shift = p->norm_biases[layer];
+        const float *const statistics = p->statistics[layer] + 2 * i, mean = statistics[0], inverse = statistics[1];
+        float *const scale_gradient = p->norm_scale_gradients[layer], *const shift_gradient = p->norm_bias_gradients[layer];
+        if (p->norm == AFTER_RELU) {
+            gelu(n, z, activated, slope);
+            normalize_gradient(1, n, activated, statistics, scale, 0, slope, gradient, scale_gradient, shift_gradient,
+                               bias_gradient);
+        } else {
+            for (int j = 0; j < n; j++) activated[j] = (z[j] - mean) * inverse * scale[j] + shift[j];
+            gelu(n, activated, activated, slope);
+            for (int j = 0; j < n; j++) gradient[j] *= slope[j], shift_gradient[j] += gradient[j];
+            normalize_gradient(1, n, z, statistics, scale, 0, NULL, gradient, scale_gradient, shift_gradient,
+                               bias_gradient);
+        }
+    }
 }
 
-/* gradient: of the output, [batch, out]. scale: of what passes through a hidden layer. */
-void backward(const struct pass *p, const float *gradient, float scale) {
+/* From the gradient of a hidden layer's output, and after ReLU where that comes last, to that of its product. */
+static void through(const struct pass *p, int layer, const float *const *masks) {
+    const int n = p->widths[layer + 1];
+    if (masks && (p->gelu || p->norm == AFTER_RELU))
+        for (size_t j = 0; j < (size_t)p->batch * n; j++) p->gradients[layer][j] *= masks[layer][j];
+    if (p->gelu)
+        through_gelu(p, layer);
+    else if (p->norm)
+        normalize_gradient(p->batch, n, p->products[layer], p->statistics[layer], p->norm_scales[layer],
+                           p->norm == AFTER_RELU, NULL, p->gradients[layer], p->norm_scale_gradients[layer],
+                           p->norm_bias_gradients[layer], p->bias_gradients[layer]);
+}
+
+/* gradient: of the output, [batch, out]. scale: of what passes through a hidden layer's ReLU. masks: as in forward, for
+   GELU and for layer normalisation after ReLU, whose output does not tell what was dropped. kernels: whether their
+   gradients are asked for; those of biases and norms are computed all the same. input_gradient: NULL, or what becomes
+   that of the input. */
+void backward(const struct pass *p, const float *gradient, float scale, const float *const *masks, int64_t kernels,
+              float *input_gradient) {
     const int m = p->batch, last = p->depth - 1, outputs = p->widths[last + 1], hidden = p->widths[last];
     float *const kernel_gradient = p->kernel_gradients[last], *const bias_gradient = p->bias_gradients[last];
     float **const shift_gradients = p->norm ? p->norm_bias_gradients : p->bias_gradients; /* of what goes into ReLU */
@@ -402,21 +501,29 @@ void backward(const struct pass *p, const float *gradient, float scale) {
             const float g = gradient[i * outputs + o], *const kernel = p->kernels[last] + (size_t)o * hidden;
             float *const own = kernel_gradient + (size_t)o * hidden;
             bias_gradient[o] += g;
-            for (int j = 0; j < hidden; j++) own[j] += g * x[j], back[j] += g * kernel[j];
+            if (kernels)
+                for (int j = 0; j < hidden; j++) own[j] += g * x[j], back[j] += g * kernel[j];
+            else
+                for (int j = 0; j < hidden; j++) back[j] += g * kernel[j];
         }
-        if (p->norm == AFTER_RELU) continue;
+        if (p->gelu || p->norm == AFTER_RELU) continue;
         for (int j = 0; j < hidden; j++) back[j] = x[j] <= 0 ? 0 : back[j] * scale, sum[j] += back[j];
     }
-    through_norm(p, last - 1);
+    through(p, last - 1, masks);
     for (int i = last - 1; i >= 0; i--) {
         const int k = p->widths[i], n = p->widths[i + 1], bf16 = p->bf16 && i > 0;
-        product(bf16, k, n, m, p->inputs[i], 1, p->gradients[i], 0, p->kernel_gradients[i],
-                (struct end){.kind = PLAIN}, p->scratch);
-        if (i == 0) break;
+        const struct end plain = {.kind = PLAIN};
+        if (kernels)
+            product(bf16, k, n, m, p->inputs[i], 1, p->gradients[i], 0, p->kernel_gradients[i], plain, p->scratch);
+        if (i == 0) {
+            if (input_gradient)
+                product(0, m, k, n, p->gradients[0], 0, p->kernels[0], 1, input_gradient, plain, p->scratch);
+            break;
+        }
         struct end end = {RELU_GRADIENT, .output = p->inputs[i], .scale = scale, .sum = shift_gradients[i - 1]};
-        if (p->norm == AFTER_RELU) end = (struct end){.kind = PLAIN};
+        if (p->gelu || p->norm == AFTER_RELU) end = plain;
         product(bf16, m, k, n, p->gradients[i], 0, p->kernels[i], 1, p->gradients[i - 1], end, p->scratch);
-        through_norm(p, i - 1);
+        through(p, i - 1, masks);
     }
 }
 
@@ -500,18 +607,23 @@ void gumbel_gradient(int64_t size, int64_t further, const float *q, const float 
     }
 }
 
-/* The advantage, the policy's weights, and what Q is regressed on, equation 6. The weights are equation 7's, or with
-   `linear` the advantage itself where it is positive; at most `cap`. */
-void weigh(int64_t size, const float *q, const float *v, const float *next_v, const float *rewards,
-           const float *masks, int64_t linear, double beta, double cap, double discount, float *advantage,
-           float *weights, float *target) {
-    const float temperature = beta, most = cap, gamma = discount;
+/* The advantage and the policy's weights, which are equation 7's, or with `linear` the advantage itself where it is
+   positive; at most `cap`. */
+void weigh(int64_t size, const float *q, const float *v, int64_t linear, double beta, double cap, float *advantage,
+           float *weights) {
+    const float temperature = beta, most = cap;
     for (int64_t i = 0; i < size; i++) {
         advantage[i] = q[i] - v[i];
         const float weight = !linear ? expf(temperature * advantage[i]) : advantage[i] <= 0 ? 0 : advantage[i];
         weights[i] = weight > most ? most : weight;
-        target[i] = rewards[i] + gamma * masks[i] * next_v[i];
     }
+}
+
+/* What Q is regressed on, equation 6. */
+void q_target(int64_t size, const float *next_v, const float *rewards, const float *masks, double discount,
+              float *target) {
+    const float gamma = discount;
+    for (int64_t i = 0; i < size; i++) target[i] = rewards[i] + gamma * masks[i] * next_v[i];
 }
 
 /* q [size] of one network. The error counts up to `limit`, beyond which the loss grows linearly. */
@@ -524,7 +636,7 @@ void q_gradient(int64_t size, const float *q, const float *target, double by, do
 }
 
 /* Equation 7 with respect to what the mean [size, dim] is before tanh, if squash, and to log_std [dim], where it lies
-   within its range; log_std NULL: for a deterministic policy. */
+   within its range; log_std NULL: for a deterministic policy, log_std_gradient NULL: for a log_std that stays. */
 void policy_gradient(int64_t size, int64_t dim, const float *weights, const float *mean, const float *actions,
                      int64_t squash, const float *log_std, double lowest, double highest, float *gradient,
                      float *log_std_gradient) {
@@ -539,6 +651,6 @@ void policy_gradient(int64_t size, int64_t dim, const float *weights, const floa
             gradient[i * dim + j] = normalized * inverse * share * (squash ? 1 - m * m : 1);
             sum += share * (normalized * normalized - 1);
         }
-        if (log_std) log_std_gradient[j] = raw < low || raw > high ? 0 : sum;
+        if (log_std_gradient) log_std_gradient[j] = raw < low || raw > high ? 0 : sum;
     }
 }

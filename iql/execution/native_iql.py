@@ -17,6 +17,7 @@ from torch import Tensor
 
 from iql.algorithms.eql import EQL
 from iql.algorithms.iql import IQL
+from iql.algorithms.iql_fql import FQLIQL
 from iql.algorithms.sql import SQL
 from iql.algorithms.xql import XQL
 from iql.data.sampling import Batch
@@ -39,8 +40,9 @@ class NativePart(Part):
         buffers: Buffers,
         low: torch.dtype | None,
         library: Library,
+        gradients: Tensor | None = None,
     ):
-        super().__init__(flat, rows, adam, buffers, None)
+        super().__init__(flat, rows, adam, buffers, None, gradients)
         self.library, self.bf16 = library, low is not None
         settings = adam.settings if adam else {}
         self._adam_settings = [*settings.get("betas", ()), settings.get("eps"), settings.get("weight_decay")]
@@ -50,7 +52,7 @@ class NativePart(Part):
             for weights, gradient, first, second, step in zip(*tensors, strict=True)
         ]
 
-    def pass_of(self, x: Tensor, larger: Pass | None = None) -> Pass:
+    def pass_of(self, x: Tensor, larger: Pass | None = None) -> NativePass:
         return NativePass(self, x, larger)
 
     def step(self, factor: float | Tensor = 1.0) -> None:
@@ -75,28 +77,42 @@ class NativePass(Pass):
         self._kept: list[Any] = [(c_int64 * len(widths))(*widths)]
         of_layers = (self.inputs, part.kernels, part.biases, self.gradients, part.kernel_gradients, part.bias_gradients)
         self._kept += [_pointers(tensors) for tensors in of_layers]
-        hidden = range(len(self.norms))
-        self._statistics: list[Tensor] = [part.buffers.take(f"statistics {i}", batch, 2) for i in hidden]
+        hidden = len(part.kernels) - 1
+        self._statistics: list[Tensor] = [
+            part.buffers.take(f"statistics {i}", batch, 2) for i in range(len(self.norms))
+        ]
         if isinstance(larger, NativePass):
             self._statistics = larger._statistics  # of whatever pass came last
         norms = (part.norm_scales, part.norm_biases, part.norm_scale_gradients, part.norm_bias_gradients)
-        self._kept += [_pointers(tensors) for tensors in (*norms, self.products[: len(hidden)], self._statistics)]
+        self._kept += [_pointers(tensors) for tensors in (*norms, self.products[:hidden], self._statistics)]
         addresses = [ctypes.addressof(each) for each in self._kept]
         norm = (None, "before", "after").index(part.layer_norm)
         self._struct = PassStruct(
-            len(part.kernels), batch, part.bf16, norm, *addresses, self.output.data_ptr(), scratch.data_ptr()
+            *(len(part.kernels), batch, part.bf16, norm, part.gelu),
+            *addresses,
+            self.output.data_ptr(),
+            scratch.data_ptr(),
         )
 
     def forward(self, masks: Sequence[Tensor] | None = None) -> Tensor:
+        self._masks = masks  # which their pointers do not keep
         self._library.forward(self._struct, _pointers(masks) if masks is not None else None)
         return self.output
 
     def backward(self, gradient: Tensor, dropout: float | None = None) -> None:
-        self._library.backward(self._struct, gradient.data_ptr(), 1 / (1 - dropout) if dropout else 1.0)
+        self.backward_of(gradient, dropout, True, None)
+
+    def backward_of(self, gradient: Tensor, dropout: float | None, kernels: bool, of_input: Tensor | None) -> None:
+        """backward(), without the kernels' gradients or also with that of the input, which is put into `of_input`."""
+        scale = 1 / (1 - dropout) if dropout else 1.0
+        masks = _pointers(self._masks) if self._masks is not None else None
+        into = None if of_input is None else of_input.data_ptr()
+        self._library.backward(self._struct, gradient.data_ptr(), scale, masks, kernels, into)
 
 
 VALUE_GRADIENTS: dict[type[IQL], tuple[str, str, str]] = {
     IQL: ("expectile_gradient", "tau", "tau"),
+    FQLIQL: ("expectile_gradient", "tau", "tau"),
     SQL: ("sparse_gradient", "alpha", "alpha"),
     EQL: ("exponential_gradient", "alpha", "max_clip"),
     XQL: ("gumbel_gradient", "loss_temperature", "max_clip"),
@@ -117,7 +133,8 @@ class NativeIQL(IQLGradients):
         self._random = own.random_actions if isinstance(own, XQL) else 0
         linear = isinstance(own, SQL)
         temperature = 0.0 if linear else float(own.beta / own.alpha if isinstance(own, EQL) else own.beta)
-        self._of_weights = [linear, temperature, float(own.advantage_cap), float(own.discount)]
+        self._of_weights = [linear, temperature, float(own.advantage_cap)]
+        self._discount = float(own.discount)
         huber = isinstance(own, XQL)
         self._of_error = (1 / batch_size, float(own.huber_delta)) if huber else (2 * own.q_loss_scale / batch_size, inf)
         self._v_gradient = torch.empty(1, batch_size)
@@ -140,18 +157,27 @@ class NativeIQL(IQLGradients):
         self._gradient_of_v(*inputs, *self._of_value, gradient.data_ptr())
         return gradient
 
-    def _weigh(self, target_q: Tensor, v: Tensor, next_v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        advantage, weights, target = (torch.empty_like(v) for _ in range(3))
-        inputs = [each.data_ptr() for each in (target_q, v, next_v, batch.rewards, batch.masks)]
-        outputs = [each.data_ptr() for each in (advantage, weights, target)]
-        self._library.weigh(self._size, *inputs, *self._of_weights, *outputs)
-        return advantage, weights, target
+    def _q_target(self, next_v: Tensor, batch: Batch) -> Tensor:
+        target = torch.empty_like(next_v)
+        inputs = [each.data_ptr() for each in (next_v, batch.rewards, batch.masks)]
+        self._library.q_target(self._size, *inputs, self._discount, target.data_ptr())
+        return target
+
+    def _weigh(self, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        advantage, weights = torch.empty_like(v), torch.empty_like(v)
+        pointers = q.data_ptr(), v.data_ptr()
+        self._library.weigh(self._size, *pointers, *self._of_weights, advantage.data_ptr(), weights.data_ptr())
+        return advantage, weights
 
     def _policy_gradient(self, weights: Tensor, mean: Tensor, actions: Tensor) -> Tensor:
         policy, part = self._policy_network, self._policy.part
-        log_std, of_log_std = (part.others[0].data_ptr(), part.other_gradients[0].data_ptr()) if part.others else (0, 0)
+        log_std, of_log_std, ends = 0, 0, (-inf, inf)
+        if part.others:
+            log_std, of_log_std = part.others[0].data_ptr(), part.other_gradients[0].data_ptr()
+            ends = policy.log_std_range
+        elif policy.fixed_log_std is not None:
+            log_std = policy.fixed_log_std[self._members].data_ptr()
         inputs = [each.data_ptr() for each in (weights, mean, actions)]
-        ends = policy.log_std_range if part.others else (0.0, 0.0)
         gradient = self._mean_gradient
         self._library.policy_gradient(
             *(self._size, mean.shape[2], *inputs, bool(policy.squash), log_std, *ends, gradient.data_ptr(), of_log_std)

@@ -39,7 +39,7 @@ class PassStruct(ctypes.Structure):
     """struct pass of native.c."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("depth", "batch", "bf16", "norm")),
+        *((name, c_int64) for name in ("depth", "batch", "bf16", "norm", "gelu")),
         *((name, c_void_p) for name in ("widths", "inputs", "kernels", "biases", "gradients")),
         *((name, c_void_p) for name in ("kernel_gradients", "bias_gradients", "norm_scales", "norm_biases")),
         *((name, c_void_p) for name in ("norm_scale_gradients", "norm_bias_gradients", "products", "statistics")),
@@ -124,12 +124,13 @@ def _compile(made: Path) -> None:
 def _declared(library: Library) -> Library:
     pointers = {
         "forward": (POINTER(PassStruct), c_void_p),
-        "backward": (POINTER(PassStruct), c_void_p, c_float),
+        "backward": (POINTER(PassStruct), c_void_p, c_float, c_void_p, c_int64, c_void_p),
         "adam": (c_int64, *[c_void_p] * 5, *[c_double] * 5),
         "follow": (c_int64, c_void_p, c_void_p, c_double),
         "smaller": (c_int64, *[c_void_p] * 3),
         **dict.fromkeys(VALUE_GRADIENTS, (c_int64, c_int64, c_void_p, c_void_p, c_double, c_double, c_void_p)),
-        "weigh": (c_int64, *[c_void_p] * 5, c_int64, *[c_double] * 3, *[c_void_p] * 3),
+        "weigh": (c_int64, *[c_void_p] * 2, c_int64, *[c_double] * 2, *[c_void_p] * 2),
+        "q_target": (c_int64, *[c_void_p] * 3, c_double, c_void_p),
         "q_gradient": (c_int64, c_void_p, c_void_p, c_double, c_double, c_void_p),
         "policy_gradient": (
             *(c_int64, c_int64, *[c_void_p] * 3),

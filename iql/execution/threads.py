@@ -9,6 +9,7 @@ import torch
 
 from iql.data.sampling import Batches
 from iql.execution.iql_gradients import IQLGradients
+from iql.execution.native_autograd import NativeAutograd
 from iql.execution.native_iql import NativeIQL
 from iql.execution.native_library import Library
 from iql.execution.two_threads import on_two_threads
@@ -22,10 +23,11 @@ class MemberThreads:
     """Every member by itself on a CPU: the same bits alone and in any pack, on one thread for a member or two.
 
     native: the library in C that computes the passes; with it they stay on these threads. Without it, threads that
-    members cannot use go into torch's products, which may change the last bits.
+    members cannot use go into torch's products, which may change the last bits. written_out: whether the algorithm's
+    gradients are; else autograd takes them, which needs the library.
     """
 
-    def __init__(self, learner: Learner, batch_size: int, threads: int, native: Library | None):
+    def __init__(self, learner: Learner, batch_size: int, threads: int, native: Library | None, *, written_out: bool):
         self.name = "native" if native else "fused"
         self.threads = threads
         self._learner = learner
@@ -36,10 +38,14 @@ class MemberThreads:
         within = 1 if native else max(1, threads // (self._workers * streams))
         torch.set_num_threads(within)  # of this thread; the pool's, started when they are needed, have their own
         self._pool = ThreadPoolExecutor(self._workers, "updates", torch.set_num_threads, (within,))
-        self._updates: list[IQLGradients] = []
+        self._updates: list[IQLGradients | NativeAutograd] = []
         for member in (range(m, m + 1) for m in range(members)):
-            if native:
-                update: IQLGradients = NativeIQL(learner, member, batch_size, streams=streams, library=native)
+            if not written_out:
+                assert native is not None
+                pool = self._pool if self._two_threads else None
+                update: IQLGradients | NativeAutograd = NativeAutograd(learner, member, native, pool)
+            elif native:
+                update = NativeIQL(learner, member, batch_size, streams=streams, library=native)
             else:
                 update = IQLGradients(learner, member, batch_size, together=False, streams=streams)
             self._updates.append(update)
@@ -61,7 +67,7 @@ class MemberThreads:
         return metrics
 
     def _run(self, numbers: range, measure: bool) -> Metrics | None:
-        if self._two_threads:
+        if self._two_threads and isinstance(self._updates[0], IQLGradients):
             return on_two_threads(self._updates[0], self._batches[0], numbers, measure, self._pool)
         results: list[Metrics | None] = [None] * len(self._updates)
         waiting = deque((member, numbers) for member in range(len(self._updates)))
@@ -76,7 +82,8 @@ class MemberThreads:
                     return
                 for number in left[:_UPDATES_PER_TURN]:
                     batch = self._batches[member].at(number)
-                    results[member] = self._updates[member].update(batch, number, 0, measure and number == numbers[-1])
+                    phase, last = self._learner.phase(number), number == numbers[-1]
+                    results[member] = self._updates[member].update(batch, number, phase, measure and last)
                 if left[_UPDATES_PER_TURN:]:
                     waiting.append((member, left[_UPDATES_PER_TURN:]))
 

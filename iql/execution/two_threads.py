@@ -34,12 +34,13 @@ def on_two_threads(
             there.put("the first Q has its pairs and its weights")
             update.target(0)
             _receive(back)
-            weights, target, measured = update.value(batch, measure and number == numbers[-1])
+            target_q, v, target, measured = update.value(batch, measure and number == numbers[-1])
+            _receive(back)
+            weights = update.weigh(target_q, v, measured)
             there.put((weights, target, measured))
             if number < numbers[-1]:
                 batch = batches.at(number + 1)
                 there.put(batch)
-            _receive(back)
             update.backward_q(0, target, measured)
     except BaseException as error:
         there.put(error)
@@ -59,8 +60,8 @@ def _second_thread(update: IQLGradients, numbers: range, there: SimpleQueue[Any]
             back.put("the second target")
             _receive(there)
             update.forward_q(0)
-            back.put("the first Q's forward pass")
             update.forward_q(1)
+            back.put("both Q's forward passes")
             if delayed is not None:
                 update.policy(*delayed)
             weights, target, measured = _receive(there)

@@ -17,7 +17,7 @@ from iql.config import task_configs
 from iql.config.schema import MEMBER_KEYS
 from iql.config.settings import Settings
 from iql.errors import UserError
-from iql.launching.grid import Cell
+from iql.launching.grids.grid import Cell
 from iql.launching.launcher import Launcher
 from iql.launching.status import CANCELLED, DONE, FAILED, LOST, NEW, RUNNING, RunStatus
 from iql.runs.footprint import FLOAT, disk_bytes, member_bytes, widths
@@ -56,7 +56,7 @@ class Datasets:
         key = json.dumps(node, sort_keys=True)
         if key not in self._tasks:
             task = task_configs.task(node)
-            if node.get("url") and not node.get("path") and task_configs.local_path(node) is None:
+            if task_configs.url_of(node) and not node.get("path") and task_configs.local_path(node) is None:
                 self.missing[node["name"]] = str(task_configs.cached_path(node))
                 digest = ""
             else:

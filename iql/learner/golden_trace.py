@@ -40,6 +40,7 @@ ALGORITHMS = {
     "SQL": "sql",
     "EQL": "eql",
     "XQL": "xql",
+    "FQL-IQL": "iql_fql",
 }
 """Our names of the algorithms that the meta of a trace may name."""
 
@@ -47,11 +48,14 @@ HYPERPARAMETERS = {
     "num_v_updates": "value_updates",
     "sample_random_times": "random_actions",
     "action_noise_std": "action_noise",
+    "expectile": "tau",
+    "exp_advantage_max": "advantage_cap",
+    "actor_loss": "extraction",
 }
 """Our names of an algorithm's settings that are called otherwise in the meta of a trace."""
 
 # What the meta of a trace says besides an algorithm's settings.
-_OTHERS = ("lr", "actor_lr", "critic_lr", "max_action", "double_q")
+_OTHERS = ("lr", "actor_lr", "critic_lr", "max_action", "double_q", "const_std")
 
 
 class GoldenTrace:
@@ -103,6 +107,9 @@ class GoldenTrace:
         numbers, schedule = meta["hyperparameters"], meta["policy_schedule"]
         settings = {HYPERPARAMETERS.get(key, key): value for key, value in numbers.items() if key not in _OTHERS}
         name = ALGORITHMS[meta["algorithm"]]
+        if name == "iql_fql":  # whose alpha is one of two coefficients
+            settings["extraction"] = {"ddpgbc": "ddpg_bc"}.get(settings["extraction"], settings["extraction"])
+            settings["beta" if settings["extraction"] == "awr" else "bc_coef"] = settings.pop("alpha")
         if "policy_schedule" in own_algorithms()[name].model_fields:
             settings["policy_schedule"] = schedule["kind"]
         if not numbers.get("double_q", True):
@@ -132,10 +139,13 @@ class GoldenTrace:
         ]
 
     def _of_networks(self) -> list[str]:
-        gaussian = "init/policy/log_std" in self.arrays
+        fixed = self.meta.get("hyperparameters", {}).get("const_std", False)
+        gaussian = fixed or "init/policy/log_std" in self.arrays
         found = [
             f"network={'mlp' if gaussian else 'deterministic'}",
+            f"network.activation={'gelu' if 'gelu' in self.meta.get('activation', '') else 'relu'}",
             f"network.policy.distribution={'gaussian' if gaussian else 'deterministic'}",
+            f"network.policy.std={1.0 if fixed else 'null'}",
             "network.policy.dropout=null",
         ]
         order = self.meta.get("layer_norm", {}).get("order", "")
@@ -147,10 +157,9 @@ class GoldenTrace:
             if not widths:
                 continue
             found.append(f"network.{name}.hidden_dims={widths[:-1]}")
-            if name != "policy":
-                normed = f"init/{copy}/0/norm_scale" in self.arrays
-                place = "null" if not normed else "before" if order.startswith("dense, layer_norm") else "after"
-                found.append(f"network.{name}.layer_norm={place}")
+            normed = f"init/{copy}/0/norm_scale" in self.arrays
+            place = "null" if not normed else "before" if order.startswith("dense, layer_norm") else "after"
+            found.append(f"network.{name}.layer_norm={place}")
         return found
 
     def weights(self, prefix: str) -> dict[str, dict[str, Tensor]]:

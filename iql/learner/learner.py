@@ -16,11 +16,16 @@ from iql.learner.optimizers import MemberOptimizers, PackAdam, adam_settings
 from iql.learner.parameters import FlatParameters
 from iql.learner.schedules import SCHEDULES, Horizon
 from iql.networks.actors import CategoricalPolicy, Policy
+from iql.networks.critics import DiscreteTwinQ, TwinQ, Value
 from iql.networks.distributions import distribution
+from iql.networks.dropout import DropoutMasks
 from iql.networks.lifting import Lifted
 from iql.networks.mlp import MLP, PRODUCT_TYPES
 
 Metrics = dict[str, Tensor]
+
+_WITHOUT_MODES = (Value, TwinQ, DiscreteTwinQ)
+"""Networks that compute the same in training and evaluation: to switch takes as long as a small product."""
 
 
 class Learner:
@@ -77,6 +82,24 @@ class Learner:
                 self.optimizers[name] = PackAdam(flat, self.lr, settings)
         self.noise = Noise(self.seeds, self.device)
         self.frozen = {name: _without_gradients(network) for name, network in self.networks.items()}
+        self.minimized: str | None = None
+        """The network that takes a step, while its gradients are computed: nobody asks for those of others."""
+
+    def of(self, members: range) -> Learner:
+        """Some members' own learner, whose tensors are parts of these: of this project's networks, under Adam."""
+        own, chosen = copy.copy(self), slice(members.start, members.stop)
+        own.algorithm = self.algorithm.of(chosen)
+        own.seeds, own.lr, own._lr = self.seeds[chosen], self.lr[chosen], self._lr[chosen]
+        own.networks = {name: _part(network, chosen) for name, network in self.networks.items()}
+        own.flats = {name: flat.of(members, own.networks[name]) for name, flat in self.flats.items()}
+        own.optimizers = {
+            name: adam.of(members, own.flats[name])
+            for name, adam in self.optimizers.items()
+            if isinstance(adam, PackAdam)
+        }
+        own.noise = self.noise.of(members)
+        own.frozen = {name: _without_gradients(network) for name, network in own.networks.items()}
+        return own
 
     def update(self, batch: Batch, number: int | Tensor, phase: int, measure: bool = False) -> Metrics | None:
         """Update `number`, counted from 0, with autograd; a tensor [] in a CUDA graph, which counts on the device.
@@ -188,7 +211,11 @@ class _Step:
             raise ValueError(f"the loss of {name} must be [members], one number a member, not {list(loss.shape)}")
         self._losses[name] = loss.detach()
         # A loss may leave a parameter out, as that of the mean alone does a log std: its gradient is 0.
-        gradients = torch.autograd.grad(loss.sum(), learner.flats[name].parameters, materialize_grads=True)
+        learner.minimized = name
+        try:
+            gradients = torch.autograd.grad(loss.sum(), learner.flats[name].parameters, materialize_grads=True)
+        finally:
+            learner.minimized = None
         learner.optimizers[name].step(gradients, learner.rate_factor(name, self._number))
         if self.measured:
             squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
@@ -212,16 +239,31 @@ class _Step:
         return self._learner.metrics(self._losses, self._recorded, self._norms, self._number)
 
 
+def _part(network: nn.Module, members: slice) -> nn.Module:
+    """The network of some members, whose parameters are views of this one's."""
+    parts: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach()[members], parameter.requires_grad)
+        for parameter in network.parameters()
+    }
+    for module in network.modules():
+        if isinstance(module, DropoutMasks):
+            parts[id(module.keys)] = module.keys[:, members]
+        if isinstance(module, Policy) and module.fixed_log_std is not None:
+            parts[id(module.fixed_log_std)] = module.fixed_log_std[members]
+    return copy.deepcopy(network, parts)
+
+
 def _without_gradients(network: nn.Module) -> Callable[..., Any]:
     """Calls the network without gradients and in evaluation mode, in which dropout is switched off."""
 
     def forward(*inputs: Tensor) -> Any:
-        training = network.training
-        network.eval()
-        try:
-            with torch.no_grad():
+        with torch.no_grad():
+            if not network.training or type(network) in _WITHOUT_MODES:
                 return network(*inputs)
-        finally:
-            network.train(training)
+            network.eval()
+            try:
+                return network(*inputs)
+            finally:
+                network.train()
 
     return forward

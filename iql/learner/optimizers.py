@@ -50,15 +50,23 @@ class PackAdam:
 
     def step(self, gradients: Sequence[Tensor], factor: float | Tensor) -> None:
         """One step with a gradient for each parameter, [members, ...]; learning rates are multiplied by `factor`."""
-        buffer, rows = self._whole
-        self.flat.fill(buffer, gradients)
+        places, rows = self._whole
+        torch._foreach_copy_(places, list(gradients))
         rows.step(factor)
 
     @cached_property
-    def _whole(self) -> tuple[Tensor, AdamRows]:
-        """The step of all rows and its buffer of gradients, for updates with autograd."""
+    def _whole(self) -> tuple[list[Tensor], AdamRows]:
+        """The step of all rows, and where each parameter's gradient goes, for updates with autograd."""
         buffer = torch.zeros_like(self.flat.rows)
-        return buffer, self.rows(range(len(buffer)), buffer)
+        return self.flat.places(buffer), self.rows(range(len(buffer)), buffer)
+
+    def of(self, members: range, flat: FlatParameters) -> PackAdam:
+        """Some members' part of it, whose tensors are parts of these; `flat` their rows."""
+        own = PackAdam(flat, self.lr[members.start : members.stop], self.settings)
+        rows = slice(members.start * flat.copies, members.stop * flat.copies)
+        own.first_moments, own.second_moments = self.first_moments[rows], self.second_moments[rows]
+        own.steps = self.steps[rows]
+        return own
 
     def tensors(self) -> list[Tensor]:
         """All that a step changes besides the parameters."""

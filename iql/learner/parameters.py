@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -23,7 +24,8 @@ class FlatParameters:
     The module's parameters become views of `rows`, in which those of a perceptron stand first, kernel and bias of each
     layer, then scale and bias of each layer's normalisation, then what else the module learns. The last kernel lies
     transposed, [out, in]: with so few columns products are up to ten times faster that way. depth: the perceptron's
-    layers, 0 for a module that is none. layer_norm: where its hidden layers are normalised, as in MLP.
+    layers, 0 for a module that is none. layer_norm: where its hidden layers are normalised, activation: what follows
+    their products, both as in MLP.
     """
 
     def __init__(self, module: nn.Module):
@@ -46,6 +48,7 @@ class FlatParameters:
             self.copies = copies
         self.depth = len(layers) // 2 if self.copies == copies else 0
         self.layer_norm = net.layer_norm if isinstance(net, MLP) and self.depth else None
+        self.activation = net.activation if isinstance(net, MLP) else None
         lead = (self.members,) if self.copies == 1 else (self.members, self.copies)
         self._shapes = [p.shape[len(lead) :] for p in parameters]
         self._transposed = 2 * (self.depth - 1) if self.depth else None
@@ -53,10 +56,16 @@ class FlatParameters:
         self.size = self._ends[-1]
         first, padded = parameters[0], -(-self.size // _ALIGNED) * _ALIGNED
         self.rows = torch.zeros(self.members * self.copies, padded, device=first.device, dtype=first.dtype)
-        for parameter, view in zip(parameters, self.views(self.rows), strict=True):
-            own = view.unflatten(0, lead)
-            own.copy_(parameter.detach())
-            parameter.data = own
+        self.fill(self.rows, [parameter.detach() for parameter in self.parameters])
+        for parameter, place in zip(self.parameters, self.places(self.rows), strict=True):
+            parameter.data = place
+
+    def of(self, members: range, module: nn.Module) -> FlatParameters:
+        """Some members' rows, of which the parameters of `module` are views."""
+        own = copy.copy(self)
+        own.rows = self.rows[members.start * self.copies : members.stop * self.copies]
+        own.members, own.parameters = len(members), list(module.parameters())
+        return own
 
     def views(self, rows: Tensor) -> list[Tensor]:
         """Each parameter in `rows` [G, P] of some of the networks, [G, ...]; the last kernel is a transposed view."""
@@ -69,7 +78,13 @@ class FlatParameters:
                 views.append(part.view(len(rows), *shape))
         return views
 
+    def places(self, rows: Tensor) -> list[Tensor]:
+        """Views of `rows` [G, P] in the order and the shapes of `parameters`, [members, (copies,) ...]."""
+        lead = (-1,) if self.copies == 1 else (-1, self.copies)
+        views = self.views(rows)
+        return [views[self._order.index(place)].unflatten(0, lead) for place in range(len(views))]
+
     def fill(self, rows: Tensor, tensors: Sequence[Tensor]) -> None:
         """Copy one tensor for each of `parameters`, [members, (copies,) ...], into `rows` [G, P]."""
-        for view, place in zip(self.views(rows), self._order, strict=True):
-            view.copy_(tensors[place].reshape(view.shape))
+        for place, tensor in zip(self.places(rows), tensors, strict=True):
+            place.copy_(tensor.reshape(place.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,13 +17,15 @@ class Policy(nn.Module):
     """The policy: observations [M, B, observation_dim] → mean [M, B, action_dim] and log_std.
 
     distribution: gaussian, whose log_std [M, 1, action_dim] is a parameter that does not depend on the
-    state, starts at 0 and is clipped to `log_std_range`; or deterministic, whose log_std is None and which
-    learns by least squares. mean: tanh (the authors, CORL) or linear (gwthomas' Gaussian). dropout: share of
-    hidden units dropped while training, drawn by (seed, `update_number`).
+    state, starts at 0 and is clipped to `log_std_range`, or with `std` a constant, its logarithm; or deterministic,
+    whose log_std is None and which learns by least squares. mean: tanh (the authors, CORL) or linear (gwthomas'
+    Gaussian, FQL). dropout: share of hidden units dropped while training, drawn by (seed, `update_number`). layer_norm
+    and activation as in MLP.
     """
 
     member_axis = True
     update_number: int | Tensor = 0  # the learner counts it up
+    fixed_log_std: Tensor | None
 
     def __init__(
         self,
@@ -35,11 +38,19 @@ class Policy(nn.Module):
         mean: str,
         dropout: float | None,
         log_std_range: Sequence[float],
+        layer_norm: str | None = None,  # policies of before have none of these three
+        activation: str = "relu",
+        std: float | None = None,
     ):
         super().__init__()
-        self.net = MLP([observation_dim, *hidden_dims, action_dim], seeds, ["policy"], initialization)
-        gaussian = _chosen(distribution, "gaussian", "deterministic")
-        self.log_std = nn.Parameter(torch.zeros(len(seeds), action_dim)) if gaussian else None
+        widths = [observation_dim, *hidden_dims, action_dim]
+        self.net = MLP(widths, seeds, ["policy"], initialization, layer_norm, activation)
+        gaussian, zeros = _chosen(distribution, "gaussian", "deterministic"), torch.zeros(len(seeds), action_dim)
+        if std is not None and (not gaussian or std <= 0):
+            raise ValueError(f"std is above 0 and of a gaussian policy, got {std} of one that is {distribution}")
+        self.log_std = nn.Parameter(zeros) if gaussian and std is None else None
+        fixed = None if std is None else zeros + math.log(std)
+        self.register_buffer("fixed_log_std", fixed, persistent=False)
         self.squash = _chosen(mean, "tanh", "linear")
         self.dropout = DropoutMasks(dropout, hidden_dims, seeds) if dropout else None
         self.log_std_range = tuple(log_std_range)
@@ -49,14 +60,14 @@ class Policy(nn.Module):
         if self.training and self.dropout is not None:
             masks = self.dropout.at(self.update_number, observations.shape[1])
         mean = self.net(observations, masks)
-        log_std = None if self.log_std is None else self.log_std.clamp(*self.log_std_range).unsqueeze(1)
-        return Gaussian(torch.tanh(mean) if self.squash else mean, log_std)
+        log_std = self.fixed_log_std if self.log_std is None else self.log_std.clamp(*self.log_std_range)
+        return Gaussian(torch.tanh(mean) if self.squash else mean, None if log_std is None else log_std.unsqueeze(1))
 
 
 class CategoricalPolicy(nn.Module):
     """The policy for discrete actions: observations [M, B, observation_dim] → logits [M, B, action_dim].
 
-    action_dim: the number of actions. dropout as in Policy.
+    action_dim: the number of actions. dropout, layer_norm and activation as in Policy.
     """
 
     member_axis = True
@@ -70,9 +81,12 @@ class CategoricalPolicy(nn.Module):
         hidden_dims: Sequence[int],
         initialization: str,
         dropout: float | None,
+        layer_norm: str | None = None,  # policies of before have neither of these
+        activation: str = "relu",
     ):
         super().__init__()
-        self.net = MLP([observation_dim, *hidden_dims, action_dim], seeds, ["policy"], initialization)
+        widths = [observation_dim, *hidden_dims, action_dim]
+        self.net = MLP(widths, seeds, ["policy"], initialization, layer_norm, activation)
         self.dropout = DropoutMasks(dropout, hidden_dims, seeds) if dropout else None
 
     def forward(self, observations: Tensor) -> Categorical:

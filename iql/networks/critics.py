@@ -22,9 +22,11 @@ class Value(nn.Module):
         hidden_dims: Sequence[int],
         initialization: str,
         layer_norm: str | None = None,
+        activation: str = "relu",
     ):
         super().__init__()
-        self.net = MLP([observation_dim, *hidden_dims, 1], seeds, ["value"], initialization, layer_norm)
+        widths = [observation_dim, *hidden_dims, 1]
+        self.net = MLP(widths, seeds, ["value"], initialization, layer_norm, activation)
 
     def forward(self, observations: Tensor) -> Tensor:
         return self.net(observations).squeeze(-1)
@@ -43,10 +45,11 @@ class TwinQ(nn.Module):
         hidden_dims: Sequence[int],
         initialization: str,
         layer_norm: str | None = None,
+        activation: str = "relu",
     ):
         super().__init__()
         widths = [observation_dim + action_dim, *hidden_dims, 1]
-        self.net = MLP(widths, seeds, ["q1", "q2"], initialization, layer_norm)
+        self.net = MLP(widths, seeds, ["q1", "q2"], initialization, layer_norm, activation)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         return self.net(torch.cat([observations, actions], -1)).squeeze(-1)
@@ -68,10 +71,11 @@ class DiscreteTwinQ(nn.Module):
         hidden_dims: Sequence[int],
         initialization: str,
         layer_norm: str | None = None,
+        activation: str = "relu",
     ):
         super().__init__()
         widths = [observation_dim, *hidden_dims, action_dim]
-        self.net = MLP(widths, seeds, ["q1", "q2"], initialization, layer_norm)
+        self.net = MLP(widths, seeds, ["q1", "q2"], initialization, layer_norm, activation)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         return (self.net(observations) * actions.unsqueeze(1)).sum(-1)

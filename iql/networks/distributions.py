@@ -29,6 +29,10 @@ class Gaussian(NamedTuple):
         """
         return self.mean if self.log_std is None else self.mean + temperature * self.log_std.exp() * noise
 
+    def metrics(self) -> dict[str, Tensor]:
+        """What a training record says of it: the mean log standard deviation, if it has one, [M]."""
+        return {} if self.log_std is None else {"log_std": self.log_std.flatten(1).mean(1)}
+
 
 class Categorical(NamedTuple):
     """Discrete actions: log-probabilities up to a constant, logits [M, B, action_dim]."""
@@ -48,6 +52,15 @@ class Categorical(NamedTuple):
         if temperature == 0:
             return self.greedy()
         return Categorical(self.logits / temperature - (-noise.log()).log()).greedy()
+
+    def entropy(self) -> Tensor:
+        """−Σ π log π, in nats, [M, B]."""
+        log_probs = torch.log_softmax(self.logits, -1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What a training record says of it: the mean entropy, [M]."""
+        return {"entropy": self.entropy().mean(1)}
 
 
 def distribution(given: Any) -> Gaussian | Categorical:

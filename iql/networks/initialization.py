@@ -44,11 +44,18 @@ def _rebrac(kernel: Tensor, bias: Tensor, last_of: str | None, generator: torch.
             nn.init.uniform_(parameter, -limit, limit, generator=generator)
 
 
+def _xavier(kernel: Tensor, bias: Tensor, last_of: str | None, generator: torch.Generator) -> None:
+    limit = (6 / sum(kernel.shape)) ** 0.5 * (0.01**0.5 if last_of == "policy" else 1)
+    nn.init.uniform_(kernel, -limit, limit, generator=generator)
+
+
 INITIALIZATIONS: dict[str, Callable[[Tensor, Tensor, str | None, torch.Generator], None]] = {
     "orthogonal": _orthogonal,
     "pytorch": _pytorch,
     "rebrac": _rebrac,
+    "xavier": _xavier,
 }
 """orthogonal: gain √2 on every layer, zero biases (IQL's authors, SQL, XQL). pytorch: uniform within ±1/√in, biases too
 (gwthomas, CORL). rebrac: hidden layers uniform within ±1/√in with biases 0.1, the last layer within ±0.003, the
-policy's within ±0.001 (CORL's ReBRAC)."""
+policy's within ±0.001 (CORL's ReBRAC). xavier: uniform within ±√(6/(in + out)), zero biases, the policy's last
+kernel with a variance 0.01 times that (FQL)."""

@@ -15,6 +15,7 @@ from iql.errors import UserError
 from iql.policies.policy import TrainedPolicy
 from iql.reporting import statistics
 from iql.reporting.algorithm_names import algorithm_name
+from iql.reporting.protocols import HEADLINES
 from iql.reporting.report import compile_report
 from iql.reporting.results import Result
 from iql.reporting.run_records import Reader
@@ -128,12 +129,13 @@ def _scores(run: Path, settings: dict[str, Any], summary: dict[str, Any] | None)
     """This run's scores with the final evaluation's interval over episodes, and its configuration's over seeds."""
     if summary is None or not summary["evaluations"]:
         return ["Not evaluated."]
-    low, high = settings["env"].get("ref_min"), settings["env"].get("ref_max")
+    success = summary["data"].get("scored") == "success"
+    low, high = (0, 1) if success else (settings["env"].get("ref_min"), settings["env"].get("ref_max"))
     returns = np.array(summary["final_returns"], float)
     plain = low is None or high is None
     scores = returns if plain else 100 * (returns - low) / (high - low)
     interval = statistics.mean_interval(scores)
-    kind = "return" if plain else "normalised score (0 random, 100 expert)"
+    kind = "success in %" if success else "return" if plain else "normalised score (0 random, 100 expert)"
     lines = [
         f"| {kind} | | 95 % |",
         "|:--|--:|--:|",
@@ -145,8 +147,8 @@ def _scores(run: Path, settings: dict[str, Any], summary: dict[str, Any] | None)
     if result is not None and len(result.scores) > 1:
         seeds = f"{len(result.scores)} seeds, {result.protocol.headline}"
         lines.append(f"| {seeds} | {spread(result.mean, result.std)} | {brackets(result.mean_interval)} |")
-    headline = {"last10": "the mean of the last ten evaluations", "final": "the final evaluation"}[summary["headline"]]
-    lines += ["", f"The headline is {headline}. The interval of the final evaluation is over its episodes."]
+    headline = HEADLINES[summary["headline"]]
+    lines += ["", f"The headline is the {headline}. The interval of the final evaluation is over its episodes."]
     if result is None or len(result.scores) < 2:
         lines.append("One seed was trained: there is no interval over seeds, which is the wider one.")
     return lines
@@ -161,10 +163,12 @@ def _over_seeds(run: Path, seed: int) -> Result | None:
 
 def _licence(env: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
     """Hugging Face's name and words for the licence of what the policy was trained on."""
-    if "dataset" in env:
-        return "unknown", f"that of Minari's {env['dataset']}: see its metadata"
     if facts.get("custom"):
         return "unknown", "unknown here: it is the user's own"
+    if "dataset" in env:
+        ogbench = env["_target_"] == "iql.tasks.ogbench.OGBenchTask"
+        where = "OGBench's data: see its repository" if ogbench else f"Minari's {env['dataset']}: see its metadata"
+        return "unknown", f"that of {where}"
     if env.get("url"):
         return "cc-by-4.0", "CC BY 4.0 (D4RL, Fu et al. 2020)"
     return "mit", "none: made by this project's own controller"

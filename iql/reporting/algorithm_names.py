@@ -6,8 +6,11 @@ from typing import Any
 
 from iql.config.trust import ALGORITHMS
 
-_NAMES = {"TD3BC": "TD3+BC"}
+_NAMES = {"TD3BC": "TD3+BC", "FQLIQL": "FQL-IQL"}
 """Names that differ from the class's."""
+
+PUBLISHED = {"FQL-IQL": "IQL"}
+"""The names that publications have, where they differ: in the tables of OGBench IQL is that of FQL's authors."""
 
 NAMING = ("top_fraction", "extraction")
 """Settings of our own algorithms that are part of the name, and are not repeated beside it."""

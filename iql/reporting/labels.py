@@ -14,13 +14,13 @@ from iql.reporting.algorithm_names import NAMING, algorithm_name, is_own
 from iql.reporting.run_records import RunRecord
 from iql.runs.run import FOLLOWED, deciding
 
-_PROTOCOL = re.compile(r"updates|evaluation\..*|env\.(physics|ref_min|ref_max|horizon)")
+_PROTOCOL = re.compile(r"updates|evaluation\..*|env\.(physics|ref_min|ref_max|horizon|success_timing)")
 """Settings that are part of a run's protocol, not of its configuration's name."""
 
 _CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 """A class with its modules; labels show the class name alone."""
 
-_PROTOCOL_NAMES = {"updates", "every", "episodes", "physics", "headline"}
+_PROTOCOL_NAMES = {"updates", "every", "episodes", "physics", "headline", "success_timing"}
 
 ALGORITHM = "algorithm._target_"
 """The key of the algorithm."""

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import jinja2
 
+from iql.reporting.charts.budgets import budgets
 from iql.reporting.charts.chart import Chart, Omission, Style
 from iql.reporting.charts.comparisons import improvements, profiles
 from iql.reporting.charts.curves import diagnostics, exploration, learning_curves
@@ -23,8 +24,8 @@ from iql.reporting.protocols import Protocol, differences
 from iql.reporting.report import Report
 from iql.reporting.results import Table
 from iql.reporting.run_records import RunRecord
-from iql.reporting.tables.cells import METHOD, counted
-from iql.reporting.tables.grids import by_task
+from iql.reporting.tables.cells import METHOD, UNDER_BUDGET, counted
+from iql.reporting.tables.grids import by_suite, by_task
 from iql.reporting.tables.rows import aggregates, results
 
 MAX_MAPS = 24
@@ -39,6 +40,7 @@ SECTIONS = {
     "curves": "Learning curves",
     "sweep": "What was swept",
     "compare": "Configurations against each other",
+    "budget": "Evaluation under a budget",
     "diagnostics": "Diagnostics",
 }
 
@@ -60,6 +62,7 @@ def html(report: Report, path: Path, refresh: float | None = None) -> str:
         report=report,
         counted=counted(report),
         method=METHOD,
+        budget=UNDER_BUDGET,
         written=time.strftime("%Y-%m-%d %H:%M"),
         tables=[_table(table) for table in report.tables],
         tasks=sorted({run.env for run in report.runs}),
@@ -91,6 +94,8 @@ def charts(report: Report, style: Style) -> Iterator[Chart | Omission]:
         yield from profiles(table, style)
         yield from improvements(table)
     for table in report.tables:
+        yield from budgets(report, table, style)
+    for table in report.tables:
         yield from diagnostics(report, table, style)
 
 
@@ -106,12 +111,13 @@ def _omitted(results: Iterable[Chart | Omission], section: str) -> list[str]:
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """Headers and rows of the results (the page filters by task and configuration), of the aggregates, and the grid."""
+    """Headers and rows of the results, which the page filters by task and configuration, and of other tables."""
     header, rows = results(table)
     wide, over = aggregates(table)
     return {
         "heading": table.heading,
-        "grid": by_task(table) if len(table.algorithms) > 1 else None,
+        "grids": [by_task(table)] * (len(table.algorithms) > 1) + [each for each in [by_suite(table)] if each.rows],
+        "configurations": set(table.compared),
         "header": header,
         "rows": rows,
         "aggregate_header": wide,

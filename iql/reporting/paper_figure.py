@@ -1,4 +1,4 @@
-"""The learning curves of a report as one image for a paper, PNG or SVG."""
+"""The learning curves of a report, or its curves under a budget, as one image for a paper, PNG or SVG."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import math
 
 from iql.errors import UserError
+from iql.reporting.charts.budgets import budgets
 from iql.reporting.charts.chart import Chart, Style
 from iql.reporting.charts.curves import learning_curves
 from iql.reporting.figure_style import Axes, Line2D, empty_figure, thousands
@@ -23,10 +24,14 @@ _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 def image(report: Report, form: str) -> bytes:
     """Every task's learning curves with their intervals, side by side; form: png or svg.
 
+    Of a report with evaluation under a budget its curves instead.
+
     Raises UserError where nothing was evaluated.
     """
     style = Style(report)
-    drawn = [each for table in report.tables for each in learning_curves(report, table, style)]
+    budget = any(table.methods for table in report.tables)
+    of_task = budgets if budget else learning_curves
+    drawn = [each for table in report.tables for each in of_task(report, table, style)]
     charts = [chart for chart in drawn if isinstance(chart, Chart)]
     if not charts:
         raise UserError("there are no learning curves to be drawn: no run has been evaluated twice yet")

@@ -7,15 +7,33 @@ from dataclasses import dataclass, fields
 
 from iql.envs.d4rl.mujoco_versions import described
 
+NO_SIMULATOR = "no"
+"""The physics of runs without one."""
+
+MEASURES = {"normalised": "normalised score", "return": "return", "success": "success in %"}
+"""What a score is."""
+
+HEADLINES = {
+    "last10": "mean of the last ten evaluations",
+    "last3": "mean of the last three evaluations",
+    "final": "final evaluation",
+}
+
+TIMINGS = {
+    "post": ", success of the state after a step (success_timing post)",
+    "pre": ", success of the state before a step (success_timing pre)",
+}
+
 
 @dataclass(frozen=True)
 class Protocol:
     """What two scores must share to be in one table.
 
-    measure   "normalised" or "return"
+    measure   "normalised", "return" or "success" (per cent of the episodes)
     physics   the simulator's profile, mujoco its version ("" where there is none)
     exact     whether the d4rl profile was verified against D4RL's dynamics on that version; None for another profile
-    headline  last10 or final
+    success_timing  whether success is of the state after a step (post) or before it (pre); "" where it is no choice
+    headline  last10, last3 or final
     every     updates between two evaluations, episodes of each; None without an evaluation
     steps     in the environment after the offline updates, between which are then `every` steps; 0 without finetuning
     """
@@ -28,14 +46,28 @@ class Protocol:
     physics: str
     mujoco: str
     exact: bool | None = None
+    success_timing: str = ""
     steps: int = 0
 
+    @property
+    def published(self) -> bool:
+        """Whether published scores were measured in the same way, but for the evaluations, which stand beside them."""
+        if self.measure == "success":
+            return self.success_timing == "post"
+        return self.measure == "normalised" and self.physics in ("d4rl", "legacy")
+
+    @property
+    def has_means(self) -> bool:
+        """Whether scores of several tasks have a mean: returns have none."""
+        return self.measure != "return"
+
     def __str__(self) -> str:
-        what = "return" if self.measure == "return" else "normalised score"
+        what = MEASURES[self.measure]
         if self.every is None:
             return f"{self.updates:,} updates, not evaluated"
-        which = {"last10": "mean of the last ten evaluations", "final": "final evaluation"}[self.headline]
+        which = HEADLINES[self.headline]
         simulator = described(self.physics, self.mujoco, self.exact)
+        simulator += TIMINGS.get(self.success_timing, "")
         unit, end = ("steps", f" updates, {self.steps:,} steps online among them") if self.steps else ("updates", "")
         evaluation = f"{which} of {self.episodes} episodes every {self.every:,} {unit}, after {self.updates:,}{end}"
         return f"{what}, {evaluation}; {simulator}"

@@ -1,4 +1,4 @@
-"""Published scores on D4RL's own data, with their protocols, from published.yaml."""
+"""Published scores on D4RL's and OGBench's own data, with their protocols, from published.yaml."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ class Source:
 
     scores     by algorithm (named as in iql.reporting.algorithm_names) and by task, whose name has the data's version
     finetuned  the same of finetuning online, before → after, and the regret where it was published
+    means      over the tasks of a suite, by algorithm, also those that are not here, and by suite
     """
 
     name: str
     protocol: str
     scores: dict[str, dict[str, str]] = field(default_factory=dict)
     finetuned: dict[str, dict[str, str]] = field(default_factory=dict)
+    means: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def numbers(score: str) -> tuple[float, float | None]:

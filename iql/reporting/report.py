@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from iql.reporting.budget.methods import methods, scores_of
 from iql.reporting.labels import Labels
 from iql.reporting.protocols import Protocol, letters
 from iql.reporting.published import sources
 from iql.reporting.results import Aggregate, Result, Table
-from iql.reporting.run_records import Reader, RunRecord
+from iql.reporting.run_records import NoRuns, Reader, RunRecord
 from iql.runs.run_state import FAILED, RUNNING, UNFINISHED
 
 
@@ -40,16 +43,21 @@ class Report:
         return ", ".join(names) if len(names) < 4 else f"{len(names)} sweeps"
 
 
-def compile_report(reader: Reader) -> Report:
-    """Read the runs and group them into one table for each protocol. Raises UserError where there are no runs."""
+def compile_report(reader: Reader, budget: bool = False) -> Report:
+    """Read the runs and group them into one table for each protocol; budget: with evaluation under a budget.
+
+    Raises UserError where there are no runs, and with `budget` where finished ones have no kept episodes.
+    """
     runs = _apart_by_data(reader.runs())
+    scores = scores_of(runs) if budget else {}
     labels = Labels(runs)
     grouped: dict[tuple[Protocol, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         grouped[run.protocol, run.env, labels.of(run)].append(run)
     seeds: dict[str, set[int]] = defaultdict(set)
     for run in runs:
-        if run.sweep != "single":  # for runs that train.py started, nothing says which seeds there should be
+        # For runs that train.py started, nothing says which seeds there should be; those of a random search are drawn.
+        if run.sweep != "single" and run.settings["sweep"].get("draws") is None:
             seeds[run.sweep].add(run.seed)
     by_protocol: dict[Protocol, list[Result]] = defaultdict(list)
     for (protocol, env, label), own in grouped.items():
@@ -58,7 +66,9 @@ def compile_report(reader: Reader) -> Report:
         by_protocol[protocol].append(Result(env, label, protocol, own, missing))
     largest = sorted(by_protocol.items(), key=lambda each: -len(each[1]))
     names = letters(len(largest)) if len(largest) > 1 else [""]
-    tables = [_table(name, *each) for name, each in zip(names, largest, strict=True)]
+    tables = [_table(name, *each, scores) for name, each in zip(names, largest, strict=True)]
+    if budget and not any(table.methods for table in tables):
+        raise NoRuns("--budget: a choice needs two finished runs of an algorithm on a task, and there are none yet")
     common = [f"every run has {' '.join(labels.common)}, which the names leave out"] * bool(labels.common)
     return Report(reader.folders, runs, labels, tables, [*reader.notes, *common, *_notes(tables)])
 
@@ -74,17 +84,16 @@ def _apart_by_data(runs: list[RunRecord]) -> list[RunRecord]:
     ]
 
 
-def _table(letter: str, protocol: Protocol, results: list[Result]) -> Table:
+def _table(letter: str, protocol: Protocol, results: list[Result], episodes: Mapping[Path, np.ndarray]) -> Table:
     over: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         if len(result.scores):
             over[result.label].append(result)
-    aggregates = [
-        Aggregate(label, own) for label, own in over.items() if len(own) > 1 and protocol.measure == "normalised"
-    ]
+    aggregates = [Aggregate(label, own) for label, own in over.items() if len(own) > 1 and protocol.has_means]
     aggregates.sort(key=lambda each: (-len(each.results), -each.summaries["IQM"][0]))
     published = [source for source in sources() if any(result.published(source) for result in results)]
-    return Table(letter, protocol, results, aggregates, published)
+    found = methods([run for result in results for run in result.runs], episodes)
+    return Table(letter, protocol, results, aggregates, published, found)
 
 
 def _notes(tables: Sequence[Table]) -> list[str]:

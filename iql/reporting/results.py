@@ -10,6 +10,8 @@ from itertools import combinations
 import numpy as np
 
 from iql.reporting import statistics
+from iql.reporting.algorithm_names import PUBLISHED
+from iql.reporting.budget.methods import Method
 from iql.reporting.protocols import Protocol
 from iql.reporting.published import Source, numbers
 from iql.reporting.run_records import RunRecord
@@ -89,11 +91,15 @@ class Result:
         return any(run.own_data for run in self.runs)
 
     def published(self, source: Source) -> str | None:
-        """The algorithm's published score on this task; None for data that is not D4RL's and for other physics."""
-        comparable = not self.own_data and self.protocol.measure == "normalised"
-        comparable = comparable and self.protocol.physics in ("d4rl", "legacy")
+        """The algorithm's published score on this task; None for data of the user's own and for another protocol."""
+        comparable = not self.own_data and self.protocol.published
         scores = source.finetuned if self.protocol.steps else source.scores
-        return scores.get(self.algorithm, {}).get(self.env) if comparable else None
+        return scores.get(self.published_as, {}).get(self.env) if comparable else None
+
+    @property
+    def published_as(self) -> str:
+        """The algorithm's name in publications."""
+        return PUBLISHED.get(self.algorithm, self.algorithm)
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,19 @@ class Aggregate:
         """The sum of the published means of these tasks; None if one has none."""
         scores = [result.published(source) for result in self.results]
         return None if None in scores else sum(numbers(score)[0] for score in scores if score is not None)
+
+    def suite_mean(self, means: dict[str, str], suite: str) -> str | None:
+        """Of published means by suite, that of a suite whose tasks these are; None for a part of them."""
+        whole = set(self.tasks) == {f"{suite}-singletask-task{number}-v0" for number in range(1, 6)}
+        comparable = self.results[0].protocol.published and not any(result.own_data for result in self.results)
+        return means.get(suite) if whole and comparable else None
+
+    def published_mean(self, source: Source, suite: str) -> str | None:
+        """The published mean over these tasks of a suite: as it was published, or of its tasks' scores."""
+        if mean := self.suite_mean(source.means.get(self.results[0].published_as, {}), suite):
+            return mean
+        total = self.published(source)
+        return None if total is None else f"{total / len(self.results):.1f}"
 
     @property
     def total(self) -> float:
@@ -159,6 +178,7 @@ class Table:
     letter      its short name where a report has several tables, else ""
     aggregates  best first
     sources     publications with a score of one of its tasks
+    methods     for evaluation under a budget, by task and algorithm; none unless the report is to have it
     """
 
     letter: str
@@ -166,6 +186,7 @@ class Table:
     results: list[Result]
     aggregates: list[Aggregate]
     sources: list[Source]
+    methods: list[Method]
 
     @property
     def heading(self) -> str:

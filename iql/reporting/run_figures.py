@@ -16,6 +16,7 @@ import numpy as np
 from iql.config.phases import Phases
 from iql.errors import UserError
 from iql.reporting.figure_style import BLUE, GREEN, ORANGE, VERMILION, Axes, Figure, empty_figure, thousands
+from iql.reporting.protocols import MEASURES
 from iql.runs.metrics_file import Record, of_kind, read_records
 from iql.system.atomic_files import read_json, replace_file
 from iql.system.size_limits import check_archive
@@ -63,8 +64,8 @@ def learning_curve(directory: Path | str) -> Path:
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2]})
     figure.suptitle(_title(directory), x=0.02, ha="left", color=TEXT_COLOUR, fontsize=11)
     manifest = read_json(directory / "manifest.json") or {}
-    plain = manifest.get("facts", {}).get("scored") == "return"
-    upper.set_ylabel("return" if plain else "normalised score\n(100 = expert)")
+    scored = manifest.get("facts", {}).get("scored")
+    upper.set_ylabel(MEASURES[scored] if scored in ("return", "success") else "normalised score\n(100 = expert)")
     _draw_exploration(upper, episodes)
     _draw_scores(upper, evaluations)
     _draw_losses(lower, train)

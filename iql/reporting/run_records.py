@@ -17,7 +17,7 @@ from iql.config.phases import Phases
 from iql.envs.d4rl.mujoco_versions import is_exact
 from iql.errors import UserError
 from iql.reporting.algorithm_names import algorithm_name
-from iql.reporting.protocols import Protocol
+from iql.reporting.protocols import MEASURES, NO_SIMULATOR, Protocol
 from iql.runs.leases import live_owner
 from iql.runs.metrics_file import Record, read_sample
 from iql.runs.run_state import run_state
@@ -155,14 +155,15 @@ def read(directory: Path, now: float) -> RunRecord:
         state=state.name,
         settings=settings,
         protocol=Protocol(
-            measure="return" if outcome["data"].get("scored") == "return" else "normalised",
+            measure=scored if (scored := outcome["data"].get("scored")) in MEASURES else "normalised",
             updates=phases.total,
             headline=outcome["headline"],
             every=phases.every if phases.steps else settings["evaluation"]["every"],
             episodes=settings["evaluation"]["episodes"],
-            physics=outcome.get("physics") or "no",
+            physics=outcome.get("physics") or NO_SIMULATOR,
             mujoco=outcome.get("mujoco") or "",
             exact=_exact(outcome, settings),
+            success_timing=outcome["data"].get("success_timing") or "",
             steps=phases.steps,
         ),
         algorithm=algorithm_name(settings["algorithm"]),

@@ -43,6 +43,13 @@ def write(path: Path, state: dict[str, Any]) -> None:
     replace_file(path, f"iql-checkpoint 1 sha256={digest}\n".encode(), content)
 
 
+def written_hash(path: Path) -> str:
+    """The SHA-256 of a checkpoint's content as its first line states it; "" for a file without that line."""
+    with open(path, "rb") as file:
+        header = _HEADER.match(file.read(128))
+    return "" if header is None else header[1].decode()
+
+
 def read(path: Path) -> dict[str, Any]:
     """What `write` saved. Raises Damaged."""
     if path.exists() and not path.is_file():

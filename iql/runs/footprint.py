@@ -35,15 +35,18 @@ def weights(layers: Sequence[int]) -> int:
 def member_bytes(settings: dict[str, Any], layers: dict[str, list[int]]) -> int:
     """The approximate memory of one more member; `layers` as `widths` gives them.
 
-    Weights, gradients and Adam's two moments, the targets, and of each layer its output and gradient (V's for two
-    batches); of a finetuned one its online rows.
+    Weights, gradients and Adam's two moments, the targets, and of each layer its gradient, its output (V's for two
+    batches) and what layer normalisation and GELU keep besides; of a finetuned one its online rows.
     """
     trained, targets = _numbers(settings, layers)
-    value, q, policy = (sum(layers.get(name, [0])[1:]) for name in ("value", "q", "policy"))
-    activations = settings["batch_size"] * (3 * value + 2 * 2 * q + 2 * policy)
+    kept = 0
+    for name, copies, batches in (("value", 1, 2), ("q", 2, 1), ("policy", 1, 1)):
+        network = settings["network"].get(name, {})
+        outputs = 1 + (network.get("layer_norm") is not None) + (network.get("activation") == "gelu")
+        kept += copies * (1 + batches * outputs) * sum(layers.get(name, [0])[1:])
     steps = Phases.of(settings).steps
     rows = min(steps, settings["finetune"]["capacity"]) if steps else 0
-    return FLOAT * (4 * trained + targets + activations + rows * _row_size(layers))
+    return FLOAT * (4 * trained + targets + settings["batch_size"] * kept + rows * _row_size(layers))
 
 
 def _row_size(layers: dict[str, list[int]]) -> int:

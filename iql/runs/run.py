@@ -33,8 +33,9 @@ GROUP_LENGTH = 128  # W&B's limit
 # Settings that cannot change a result, by dotted key or section.
 _UNDECIDING = re.compile(
     r"(seed|device|threads|code_path|runs|sweep\..*|log_every|checkpoint\..*|tracker.*|finetune\.from"
-    r"|env\.(name|path|dataset|trust|url|rows|cloning|recipe\..*|corl.*|xql.*|rebrac.*)|evaluation\.(workers|headline)"
-    r"|algorithm\.(initialization|policy_mean|recipe.*)|network\.hidden_dims)$"
+    r"|env\.(name|path|dataset|trust|url|rows|cloning|recipe\..*|corl.*|xql.*|rebrac.*)"
+    r"|evaluation\.(workers|headline|final_episodes)"
+    r"|algorithm\.(initialization|policy_mean|recipe.*)|network\.(hidden_dims|activation))$"
 )
 
 # Settings that were added later, with the value that means the earlier behaviour. With that value they are ignored, so
@@ -45,13 +46,15 @@ LATER = {
     "algorithm.extraction": "awr",
     "algorithm.bc_coef": 1.0,
     "finetune": None,
-    "network.value.layer_norm": None,
-    "network.q.layer_norm": None,
+    **{f"network.{name}.layer_norm": None for name in ("value", "q", "policy")},
+    **{f"network.{name}.activation": "relu" for name in ("value", "q", "policy")},
+    "network.policy.std": None,
 }
 
 # Settings that are the defaults of other settings (by regular expression).
 FOLLOWED = {
     "network.hidden_dims": r"network\.\w+\.hidden_dims",
+    "network.activation": r"network\.\w+\.activation",
     "algorithm.initialization": r"network\.\w+\.initialization",
     "algorithm.policy_mean": r"network\.policy\.mean",
 }

@@ -16,11 +16,25 @@ from iql.config.class_names import current
 from iql.errors import UserError
 from iql.runs import checkpoints
 from iql.runs.manifest import read_manifest
-from iql.runs.policy_description import FORMAT, description
 
 log = logging.getLogger(__name__)
 
+FORMAT = 1
+"""The format of networks.ckpt and of an exported .safetensors; a newer one is refused."""
+
 _OTHERS = {".onnx": "onnxruntime.InferenceSession(FILE)", ".pt2": "torch.export.load(FILE)"}
+
+
+def description(settings: dict[str, Any], observation_dim: int, action_dim: int) -> dict[str, Any]:
+    """What is needed to rebuild the policy of a run with these settings: texts and numbers."""
+    return {
+        "format": FORMAT,
+        "task": settings["env"]["name"],
+        "seed": settings["seed"],
+        "network": settings["network"]["policy"],
+        "observation_dim": observation_dim,
+        "action_dim": action_dim,
+    }
 
 
 @dataclass(frozen=True)

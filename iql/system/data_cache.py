@@ -1,4 +1,4 @@
-"""Locates data files: a given path, this package's cache, D4RL's cache, or a download."""
+"""Locates data files: a given path, this package's cache, D4RL's or OGBench's, or a download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 import hashlib
 import logging
 import os
+import re
+import zipfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +20,7 @@ from iql.system.atomic_files import expanded, replace_file
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20  # bytes hashed at a time
+OGBENCH = "https://rail.eecs.berkeley.edu/datasets/ogbench"
 
 
 def cache_dir() -> Path:
@@ -26,12 +29,12 @@ def cache_dir() -> Path:
 
 
 def find(url: str | None, path: str | Path | None = None) -> Path:
-    """The data file: `path` where given, else the URL's file name in our cache, in D4RL's
-    (D4RL_DATASET_DIR, ~/.d4rl/datasets), else downloaded into ours.
+    """The data file: `path` where given, else the URL's file name in our cache, in the benchmark's own (`their_dirs`),
+    else downloaded into ours.
 
     The SHA-256 of a file in our own cache is recorded beside it on first use (NAME.sha256, as sha256sum reads it) and
-    compared on every later use. A damaged file in D4RL's folder is skipped with a warning: D4RL leaves one when its
-    download is cut. Raises UserError.
+    compared on every later use. A damaged file in a benchmark's folder is skipped with a warning: D4RL leaves one when
+    its download is cut. Raises UserError.
     """
     if path is not None:
         given = expanded(path)
@@ -42,17 +45,18 @@ def find(url: str | None, path: str | Path | None = None) -> Path:
     if not url:
         raise UserError("this task has no file of its own to download: give env.path=FILE")
     own = cached_path(url)
+    problem_of = archive_problem if own.suffix == ".npz" else hdf5_problem
     if own.is_file():
-        if problem := hdf5_problem(own):
+        if problem := problem_of(own):
             raise UserError(f"{own} {problem}; delete it and run the same command to download it again")
         return _verified(own)
-    for folder in d4rl_dirs():
+    for folder in their_dirs(own.name):
         theirs = folder / own.name
         if theirs.is_file():
-            if not (problem := hdf5_problem(theirs)):
+            if not (problem := problem_of(theirs)):
                 return theirs
             log.warning("passing over %s, which %s", theirs, problem)
-    download.fetch(url, own, hdf5_problem)
+    download.fetch(url, own, problem_of)
     return _verified(own)
 
 
@@ -73,10 +77,25 @@ def generated_path(
     return cache_dir() / "made" / f"{name}{walks}{random}-rows{rows}-seed{seed}.hdf5"
 
 
-def d4rl_dirs() -> list[Path]:
-    """The folders where D4RL keeps its downloads, by the URL's file name."""
-    folders = [os.path.expanduser(os.environ.get("D4RL_DATASET_DIR") or ""), os.path.expanduser("~/.d4rl/datasets")]
-    return [Path(folder) for folder in folders if folder and not folder.startswith("~")]  # ~ stays: no home
+def ogbench_url(task: str) -> str:
+    """The URL of the file of one of OGBench's single tasks, which those of the same dataset share."""
+    return f"{OGBENCH}/{re.sub(r'-singletask(-task[0-9]+)?', '', task)}.npz"
+
+
+def their_dirs(name: str) -> list[Path]:
+    """The folders where a benchmark keeps a file of this name, under the same name: OGBench an archive, D4RL others."""
+    folders = [os.environ.get("D4RL_DATASET_DIR") or "", "~/.d4rl/datasets"]
+    if name.endswith(".npz"):
+        folders = ["~/.ogbench/data"]
+    found = [os.path.expanduser(folder) for folder in folders if folder]
+    return [Path(folder) for folder in found if not folder.startswith("~")]  # ~ stays: no home
+
+
+def archive_problem(path: Path) -> str | None:
+    """What is wrong with a file that is no NumPy archive, to follow its name in a message; None for an archive."""
+    if not path.stat().st_size:
+        return "is empty"
+    return None if zipfile.is_zipfile(path) else "is not a NumPy archive (.npz), or is cut short"
 
 
 def hdf5_problem(path: Path) -> str | None:
@@ -121,9 +140,7 @@ def _verified(path: Path) -> Path:
         recorded = sidecar.read_text().split()[:1]
     except FileNotFoundError:
         _record(sidecar, digest, path.name)
-        log.info(
-            "%s: SHA-256 %s, to which it is held from now on; D4RL publishes none to compare it with", path, digest
-        )
+        log.info("%s: SHA-256 %s, to which it is held from now on; none is published to compare it with", path, digest)
         return path
     if recorded != [digest]:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import psutil
@@ -42,9 +43,7 @@ def check_archive(path: Path) -> None:
         for entry in entries:
             with archive.open(entry) as file:
                 try:
-                    version = np.lib.format.read_magic(file)
-                    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                    shape, _, dtype = read[version](file)
+                    shape, _, dtype = array_header(file)
                 except (KeyError, ValueError, TypeError) as error:
                     raise UserError(f"{path}: {entry.filename} is no array of numbers ({error})") from error
                 claimed = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -55,3 +54,12 @@ def check_archive(path: Path) -> None:
                         f"{path}: {entry.filename} claims {list(shape)} of {dtype}, {claimed:,} bytes where the file "
                         f"has {entry.file_size:,}; it is damaged"
                     )
+
+
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns follow each other (Fortran's order), and type of an array that begins here as .npy.
+
+    Raises KeyError, ValueError or TypeError for anything else.
+    """
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    return read[np.lib.format.read_magic(file)](file)

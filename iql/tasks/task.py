@@ -22,7 +22,9 @@ class Task(Protocol):
 
     observation_dim and action_dim are known after transitions(). A task may also have `run_seeded` (bool; see
     evaluation.pending.episode_seeds), `discrete` (bool: actions are one-hot vectors) and `baselines()`, lines that
-    train.py prints at its end. It is pickled for the rollout workers (evaluation.workers).
+    train.py prints at its end. One whose environments have other rewards than its data, for the score's sake, also has
+    `make_learning_envs(num)`, whose environments have those of the data and tell success, which the score is of. A task
+    is pickled for the rollout workers (evaluation.workers).
     """
 
     name: str
@@ -40,6 +42,7 @@ class Task(Protocol):
     def make_envs(self, num: int) -> VectorEnv:
         """A vector of `num` environments with autoreset disabled: the caller resets those whose episode ended.
 
+        There may be fewer, of environments that are costly to make; the episodes are the same.
         With `skips_ended` (envs.vector) ended environments may also be left as they are.
         """
         ...

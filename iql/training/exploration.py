@@ -77,7 +77,9 @@ class Exploration:
         self._task, self._learner, self._buffer, self._files, self._data = task, learner, buffer, files, data
         self._temperature, self._action_noise = temperature, action_noise
         self._run_seeded = getattr(task, "run_seeded", False)
-        self._episodes = [_Episode(task.make_envs(1)) for _ in learner.seeds]
+        make = getattr(task, "make_learning_envs", None)
+        self._scored_by_success = make is not None
+        self._episodes = [_Episode((make or task.make_envs)(1)) for _ in learner.seeds]
         self._block, self._noise = -1, torch.empty(0)
         self._policies: list[Single] = []
         if learner.device.type == "cpu":  # each by itself: the same bits alone and in a pack
@@ -206,13 +208,14 @@ class Exploration:
 
     def _record(self, episode: _Episode) -> Record:
         known = {} if episode.success is None else {"success": float(episode.success)}
+        outcome = float(bool(episode.success)) if self._scored_by_success else episode.total
         return {
             "kind": "episode",
             "update": self._learner.update_count,
             "phase": "online",
             "step": self.steps + 1,
             "return": episode.total,
-            "score": float(self._task.score(np.array([episode.total]))[0]),
+            "score": float(self._task.score(np.array([outcome]))[0]),
             "length": episode.length,
             **known,
         }

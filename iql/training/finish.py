@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from iql.evaluation.pending import KEPT_SEED
 from iql.evaluation.rollout import Episodes
 from iql.learner.learner import Learner
-from iql.runs import checkpoints
+from iql.runs import checkpoints, kept_episodes
 from iql.runs.metrics_file import read_records
 from iql.runs.run import Run
 from iql.system.atomic_files import replace_file
 from iql.tasks.task import Task
 from iql.tracking import Artifacts
 from iql.training.pack import Pack
-from iql.training.summary import successes, summary, value_map
+from iql.training.summary import kept_of, successes, summary, value_map
 
 
 def finish(
     pack: Pack,
     task: Task,
     played: Mapping[int, Episodes] | None,
+    kept: Mapping[int, Episodes] | None,
     inputs: Callable[[Run], dict[str, Any]],
     facts: dict[str, Any],
     online: Callable[[int], dict[str, Any]] | None,
@@ -32,9 +34,9 @@ def finish(
 ) -> None:
     """Finish every live run; its summary, once written, makes it done.
 
-    played: in a maze the members' last episodes by place, with observations. inputs: what the use of a run's policy
-    takes besides its weights. facts: for the summary; online: those of a finetuned member's exploration, by place.
-    draw: makes a finished run's pictures.
+    played: in a maze the members' last episodes by place, with observations. kept: those to be kept. inputs: what the
+    use of a run's policy takes besides its weights. facts: for the summary; online: those of a finetuned member's
+    exploration, by place. draw: makes a finished run's pictures.
     """
     learner, finished = pack.learner, []
     for member in pack.live:
@@ -50,6 +52,8 @@ def finish(
             success = successes(task.maze, episodes)
             values = _values(learner, member.place, state["observation_mean"], state["observation_std"])
             replace_file(run.directory / "map.npz", value_map(task.maze, values, episodes))
+        if kept is not None:
+            kept_episodes.write(run.directory, kept_of(task, kept[member.place], KEPT_SEED))
         records = read_records(run.metrics.path)
         explored = online(member.place) if online is not None else None
         outcome = summary(run.settings, records, task, facts, learner.algorithm.networks, success, explored)

@@ -17,23 +17,22 @@ from iql.data.sampling import Batches
 from iql.data.transitions import Transitions
 from iql.errors import UserError
 from iql.evaluation.pending import Evaluator, episode_seeds
-from iql.evaluation.rollout import first_step
+from iql.evaluation.rollout import Episodes, first_step
 from iql.evaluation.workers import RolloutWorkers
 from iql.execution.paths import Execution
 from iql.learner.learner import Learner, Metrics
 from iql.runs.leases import Leases
-from iql.runs.metrics_file import Record
-from iql.runs.policy_description import description
 from iql.runs.run import Run
+from iql.runs.saved_networks import description
 from iql.tasks.task import Task
 from iql.tracking import Tracker
+from iql.training.evaluations import Evaluations, phase_of
 from iql.training.finish import finish
 from iql.training.online_phase import OnlinePhase, check
-from iql.training.pack import Member, Pack
+from iql.training.pack import Pack
 from iql.training.progress import Progress
 from iql.training.resume import resume
 from iql.training.signals import Stopped, StopSignals
-from iql.training.summary import evaluation_record
 
 BLOCK = 64
 """Updates at most, summed over the pack, between two checks for a signal; but 16 of each member."""
@@ -86,16 +85,26 @@ class Training:
             self.pack = Pack(self.runs, self.trackers, self.learner, self.execution, leases)
             if not self.pack.live:  # finished by their owner while we waited for the leases
                 return
-            self.evaluator = self._new_evaluator()
+            evaluator = self._new_evaluator()
             self.position, evaluations, online = resume(self.pack, self.task.facts())
             self._entered = time.monotonic() - self.position.wall_seconds
             labels = [run.label for run in self.runs]
             self.progress = Progress(
                 self.phases.total, self.learner.update_count, labels, self.learner.algorithm.networks
             )
+            self.evaluations = Evaluations(
+                evaluator,
+                self.task,
+                self.pack,
+                self.phases,
+                self.settings["evaluation"]["every"],
+                self.position,
+                self.progress,
+                lambda: not self.signals.received,
+            )
             try:
-                if self.evaluator is not None:
-                    self.evaluator.resume(evaluations)
+                if evaluator is not None:
+                    evaluator.resume(evaluations)
                 if online:
                     self._begin_online().exploration.resume(online)
                 self._train()
@@ -110,7 +119,8 @@ class Training:
         evaluation = self.settings["evaluation"]
         if evaluation["every"] is None:
             return None
-        workers = RolloutWorkers(self.task, evaluation["workers"], len(self.runs), evaluation["episodes"])
+        most = max(evaluation["episodes"], self._final_episodes)
+        workers = RolloutWorkers(self.task, evaluation["workers"], len(self.runs), most)
         self._closing.callback(workers.close)
         return Evaluator(
             workers,
@@ -125,7 +135,7 @@ class Training:
     def _train(self) -> None:
         log_every, updates = self.settings["log_every"], self.phases.total
         checkpoint = self.settings["checkpoint"]
-        self._evaluate_if_due()
+        self.evaluations.begin_if_due()
         if self.signals.received:  # the checkpoint already holds what is due or pending
             raise Stopped(self.signals.received, self.learner.update_count)
         since, counted = time.monotonic(), self.learner.update_count
@@ -133,13 +143,13 @@ class Training:
             stop = self._next_stop()
             metrics = self._advance(stop, measure=stop % log_every == 0)
             number = self.learner.update_count  # less than `stop` where a signal or an environment came between
-            due = self._evaluation_due(number)
+            due = self.evaluations.due(number)
             save = number % checkpoint["every"] == 0 or number in (self.phases.offline, updates)
             failing = self.online is not None and len(self.online.exploration.failures) > 0
             if metrics is not None or due or save or failing or self.signals.received:
                 now = time.monotonic()
                 self.position.train_seconds += now - since
-                failure = self._collection_failure(self._keep_waiting if due else lambda: False)
+                failure = self.evaluations.failure(wait=due)
                 self._log_episodes()
                 if metrics is not None:
                     speed = (number - counted) / max(now - since, 1e-9)
@@ -147,7 +157,7 @@ class Training:
                 if failure is not None:  # what was trained since the last checkpoint is kept
                     self._save()
                     raise failure
-                self._evaluate_if_due()
+                self.evaluations.begin_if_due()
                 if save or self.signals.received:
                     self._save()
                 if self.signals.received:
@@ -157,8 +167,8 @@ class Training:
                 failures = [(run.id, run.failure) for run in self.runs if run.failure]
                 reasons = "; ".join(f"{name}: {failure['reason']}" for name, failure in failures)
                 raise UserError(f"no run of the pack can go on: {reasons}")
-        self._collect(self._keep_waiting)
-        if self.evaluator is not None and self.evaluator.pending is not None:
+        self.evaluations.collect(self.evaluations.keep_waiting)
+        if self.evaluations.pending:
             raise Stopped(self.signals.received or 0, updates)  # the last checkpoint holds it
 
     def _next_stop(self) -> int:
@@ -193,9 +203,9 @@ class Training:
             return
         exploration = self.online.exploration
         for place, record in exploration.finished:
-            self._record(self.pack.members[place], record)
+            self.evaluations.record(self.pack.members[place], record)
         if exploration.failures:
-            self._collect(lambda: True)  # as in _log: runs end here
+            self.evaluations.collect_all()
         for place, why in exploration.failures.items():
             self.pack.fail(self.pack.members[place], why)
         exploration.finished.clear()
@@ -206,40 +216,26 @@ class Training:
         records, failing = [], []
         for member in self.pack.members:
             numbers = {name: column[member.place] for name, column in columns.items()}
-            record = {"kind": "train", "update": update, **self._phase(update), **numbers}
+            record = {"kind": "train", "update": update, **phase_of(self.phases, update), **numbers}
             record |= {"seconds": round(self._wall(), 3), "updates_per_second": round(speed, 2)}
             records.append(record)
             losses = [record[f"{name}_loss"] for name in self.learner.algorithm.networks]
             if not member.idle and not np.isfinite(losses).all():
                 failing.append(member)
         if failing:
-            self._collect(lambda: True)  # the records of a run that ends here must not depend on timing
+            self.evaluations.collect_all()
         for member, record in zip(self.pack.members, records, strict=True):
-            self._record(member, record)
+            self.evaluations.record(member, record)
             if member in failing:
                 self.pack.fail(member, "a loss is not finite (NaN or infinite)")
         self.progress.train(update, records)
 
-    def _phase(self, update: int) -> dict[str, Any]:
-        """What records of a finetuned run say besides: the phase, and in the online one the steps so far."""
-        if not self.phases.steps:
-            return {}
-        if update <= self.phases.offline:
-            return {"phase": "offline"}
-        return {"phase": "online", "step": self.phases.steps_after(update)}
-
-    def _record(self, member: Member, record: Record) -> None:
-        """Write a record, or defer it until the pending evaluation of an earlier update is written."""
-        if self.evaluator is None or not self.evaluator.defer(member.place, record):
-            self.pack.record(member, record)
-
     def _save(self) -> None:
         if not all(self.learner.finite()):
-            self._collect(lambda: True)  # as in _log: a run ends here
+            self.evaluations.collect_all()
         self.position.wall_seconds = self._wall()
-        pending = self.evaluator.state if self.evaluator is not None else lambda place: None
         online = self.online.exploration.state if self.online is not None else lambda place: None
-        self.pack.save(self.position, pending, online, self._inputs, self.settings["checkpoint"]["keep"])
+        self.pack.save(self.position, self.evaluations.state, online, self._inputs, self.settings["checkpoint"]["keep"])
 
     def _inputs(self, run: Run) -> dict[str, Any]:
         """What the use of a run's policy takes besides its weights."""
@@ -249,62 +245,12 @@ class Training:
             "observation_std": torch.from_numpy(self.observation_std),
         }
 
-    def _evaluation_due(self, update: int) -> bool:
-        every, offline = self.settings["evaluation"]["every"], self.phases.offline
-        if every is None or update > offline:
-            return every is not None and self.phases.evaluation_due(update)
-        return update % every == 0 or update == offline
-
-    def _evaluate_if_due(self) -> None:
-        """Begin an evaluation of the policies as they are, unless it is done or pending or an earlier one is."""
-        update = self.learner.update_count
-        if self.evaluator is None or not self._evaluation_due(update) or update == self.position.evaluated:
-            return
-        if self.evaluator.pending is None or self.evaluator.pending.update < update:
-            self._collect(self._keep_waiting)
-        if self.evaluator.pending is not None or self.signals.received:
-            return
-        self.pack.fail_not_finite()  # else an environment is blamed for the actions of such a policy
-        if self.pack.live:
-            self.evaluator.begin(update, [member.place for member in self.pack.live])
-
-    def _keep_waiting(self) -> bool:
-        return not self.signals.received
-
-    def _collection_failure(self, keep_waiting: Callable[[], bool]) -> UserError | None:
-        """As _collect, but returns the error of an evaluation that could not be played; it stays pending."""
-        try:
-            self._collect(keep_waiting)
-        except UserError as error:
-            return error
-        return None
-
-    def _collect(self, keep_waiting: Callable[[], bool]) -> None:
-        """Write the pending evaluation and the records deferred for it, if it is played while `keep_waiting()`."""
-        collected = self.evaluator.collect(keep_waiting) if self.evaluator is not None else None
-        if collected is None:
-            return
-        evaluation, played = collected
-        update, phase = evaluation.update, self._phase(evaluation.update)
-        records = {
-            place: evaluation_record(update, phase, self.task.score(episodes.returns), episodes, evaluation.seconds)
-            for place, episodes in played.items()
-        }
-        for place, record in records.items():
-            for each in (record, *evaluation.deferred[place]):
-                self.pack.record(self.pack.members[place], each)
-        self.position.evaluated = evaluation.update
-        self.progress.evaluated(evaluation.update, [records.get(member.place, {}) for member in self.pack.members])
-
     def _finish(self) -> None:
         """Finish every live run; in a maze with the paths of one more evaluation, for its picture."""
-        update, played = self.learner.update_count, None
-        if self.task.maze is not None and self.evaluator is not None:
-            self.evaluator.begin(update, [member.place for member in self.pack.live], keep_observations=True)
-            collected = self.evaluator.collect(self._keep_waiting)
-            if collected is None:
-                raise Stopped(self.signals.received or 0, update)
-            _, played = collected
+        update, maze = self.learner.update_count, self.task.maze
+        played = None if maze is None else self._played(keep_observations=True)
+        final = self._final_episodes
+        kept = self._played(maze is not None and maze.dense, final) if final else None
         facts = {
             "pack": len(self.runs),
             "device": str(self.learner.device),
@@ -312,7 +258,23 @@ class Training:
             "updates_per_second": round(update / max(self.position.train_seconds, 1e-9), 2),
         }
         online = self.online.exploration.facts if self.online is not None else None
-        finish(self.pack, self.task, played, self._inputs, facts, online, self.draw)
+        finish(self.pack, self.task, played, kept, self._inputs, facts, online, self.draw)
+
+    @property
+    def _final_episodes(self) -> int:
+        return self.settings["evaluation"].get("final_episodes", 0)  # jobs that version 0.1 submitted have none
+
+    def _played(self, keep_observations: bool, kept: int | None = None) -> dict[int, Episodes] | None:
+        """Episodes of the final policies by place, as in `Evaluator.begin`; None where nothing is evaluated.
+
+        Raises Stopped on a signal; they are then played again, from the first, by the same command.
+        """
+        if self.settings["evaluation"]["every"] is None:
+            return None
+        played = self.evaluations.of_final_policies(keep_observations, kept)
+        if played is None:
+            raise Stopped(self.signals.received or 0, self.learner.update_count)
+        return played
 
     def _wall(self) -> float:
         return time.monotonic() - self._entered

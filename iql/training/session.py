@@ -108,7 +108,8 @@ def outcome(summary: dict[str, Any]) -> str:
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in summary["losses"].items() if loss is not None)
         return f"not evaluated, losses at the end: {losses or 'not logged'}"
     plain = summary["data"].get("scored") == "return"
-    shown = f"{'return' if plain else 'score'} {_number(summary['score'])} ({summary['headline']}"
+    kind = {"return": "return", "success": "success in %"}.get(summary["data"].get("scored"), "score")
+    shown = f"{kind} {_number(summary['score'])} ({summary['headline']}"
     shown += f"{', no references for a score' if plain else ''}), best {_number(summary['best_score'])}"
     if finetune := summary.get("finetune"):
         shown = f"{_number(finetune['offline_score'])} → {shown} after {finetune['steps']:,} steps online"

@@ -11,6 +11,7 @@ import numpy as np
 from iql.config.phases import Phases
 from iql.envs.d4rl.mazes import Maze
 from iql.evaluation.rollout import Episodes
+from iql.runs.kept_episodes import KeptEpisodes
 from iql.runs.metrics_file import of_kind
 from iql.tasks.task import Task
 
@@ -45,10 +46,11 @@ def summary(
 ) -> dict[str, Any]:
     """The content of a finished run's summary.json: its scores, each labelled, and what a score needs beside it.
 
-    score is the headline: the mean of the last ten evaluations, or the final one. All scores are None without an
-    evaluation, and a mean over one that is not finite (a task's own arithmetic). losses are means over the last ten
-    train records, by `networks`. success [E] says, in mazes, which episodes of the final evaluation reached the goal.
-    explored: of a finetuned run, whose scores are those of its online phase; `finetune` then has what else is of it.
+    score is the headline: the mean of the last ten or the last three evaluations, or the final one. All scores are
+    None without an evaluation, and a mean over one that is not finite (a task's own arithmetic). losses are means over
+    the last ten train records, by `networks`. success [E] says, in mazes, which episodes of the final evaluation
+    reached the goal. explored: of a finetuned run, whose scores are those of its online phase; `finetune` then has what
+    else is of it.
     """
     train, evaluations = of_kind(records, "train"), of_kind(records, "eval")
     finetune = None
@@ -57,8 +59,8 @@ def summary(
         evaluations = [record for record in evaluations if record["phase"] == "online"]
         finetune = explored | finetuning(of_kind(records, "episode"), offline)
     scores = [record["score"] for record in evaluations]
-    last10 = _mean(scores[-10:])
     final = scores[-1] if scores else None
+    means = {"last10": _mean(scores[-10:]), "last3": _mean(scores[-3:]), "final": final}
     headline = settings["evaluation"]["headline"]
     losses = {name: [record[f"{name}_loss"] for record in train[-10:]] for name in networks}
     data = task.facts()
@@ -67,9 +69,10 @@ def summary(
         "seed": settings["seed"],
         "updates": Phases.of(settings).total,
         "headline": headline,
-        "score": last10 if headline == "last10" else final,
+        "score": means[headline],
         "final_score": final,
-        "last10_score": last10,
+        "last3_score": means["last3"],
+        "last10_score": means["last10"],
         "best_score": max((score for score in scores if score is not None), default=None),
         "final_returns": evaluations[-1]["returns"] if evaluations else None,
         "success_rate": float(success.mean()) if success is not None else None,
@@ -116,6 +119,20 @@ def successes(maze: Maze, episodes: Episodes) -> np.ndarray:
     if not maze.dense:
         return episodes.returns > 0
     return np.array([maze.reached(observations[1:, :2]).any() for observations in episodes.observations])
+
+
+def kept_of(task: Task, episodes: Episodes, seed: int) -> KeptEpisodes:
+    """What is kept of episodes of a final policy; seed: as evaluate.py's."""
+    facts = task.simulator_facts() if hasattr(task, "simulator_facts") else task.facts()
+    return KeptEpisodes(
+        scores=task.score(episodes.returns),
+        returns=episodes.returns,
+        lengths=episodes.lengths,
+        reached=None if task.maze is None else successes(task.maze, episodes),
+        seed=seed,
+        physics=str(facts.get("physics") or ""),
+        mujoco=str(facts.get("mujoco") or ""),
+    )
 
 
 def value_map(maze: Maze, values: Callable[[np.ndarray], np.ndarray] | None, episodes: Episodes) -> bytes:

@@ -3,6 +3,7 @@
     python scripts/benchmark.py                                        # packs, threads, precisions; costs; families
     python scripts/benchmark.py --packs 1 --threads 1 --precisions float32 --only speed
     python scripts/benchmark.py --only speed --builds native,avx2,x86-64  # the update in C, also for less than the CPU
+    python scripts/benchmark.py --only speed --settings algorithm=iql_fql --hidden 512,512,512,512  # FQL-IQL
     python scripts/benchmark.py --only scaling --plot scaling.png      # against pack, width, batch and rows
     python scripts/benchmark.py --only algorithms --corl CORL          # every algorithm, beside CORL's code of it
     python scripts/benchmark.py --only online --packs 1,4              # finetuning: steps in hopper with their updates
@@ -48,6 +49,12 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=numbers(int), default=[11, 3], help="observation and action entries (hopper's)")
     parser.add_argument("--hidden", type=numbers(int), default=[256, 256], help="widths of the hidden layers")
+    parser.add_argument(
+        "--settings",
+        type=numbers(str),
+        default=[],
+        help="of the runs whose speed is measured, of IQL's kind: algorithm=iql_fql,network=ogbench",
+    )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the dataset")
     parser.add_argument("--seconds", type=float, default=5.0, help="measured for each line")

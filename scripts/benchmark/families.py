@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from iql.config import settings as configuration
 from iql.config.folders import CONF
 from iql.config.schema import constructor_arguments
-from iql.evaluation.numpy_policies import NumpyPolicy
+from iql.evaluation.numpy_policies import NumpyPerceptron, NumpyPolicy
 from iql.evaluation.workers import step_seconds
 
 FAMILIES = (
@@ -37,7 +37,7 @@ def family_rows(rate: float) -> list[dict[str, Any]]:
             ]
             biases = [np.zeros(m, np.float32) for m in widths[1:]]
             zeros, ones = np.zeros(widths[0], np.float32), np.ones(widths[0], np.float32)
-            act = NumpyPolicy(kernels, biases, True, zeros, ones)
+            act = NumpyPolicy(NumpyPerceptron(kernels, biases, "relu", None, 1e-6, [], []), True, zeros, ones)
             task = instantiate(constructor_arguments("env", env), _convert_="all")
             step = float(np.median([step_seconds(task, act, range(5 * i, 5 * i + 5)) for i in range(3)]))
             seconds = step * env["horizon"] * evaluation["episodes"]

@@ -15,10 +15,10 @@ from iql.networks.mlp import PRODUCT_TYPES
 
 
 def update_products(
-    sizes: tuple[int, int], hidden: list[int], batch: int, pack: int, precision: str, device: Any
+    sizes: tuple[int, int], hidden: list[int], batch: int, pack: int, precision: str, device: Any, fresh_value: bool
 ) -> list[Callable[[], Any]]:
     """The products of one update of `pack` runs, each with weights of its own; on a CPU they share the other operands,
-    as the update does, so that these stay in the cache."""
+    as the update does, so that these stay in the cache. fresh_value: whether V is computed again after its step."""
     low_precision = PRODUCT_TYPES[precision] or torch.float32
     observation_dim, action_dim = sizes
     scratch: dict[tuple, Any] = {}
@@ -31,7 +31,7 @@ def update_products(
 
     products: list[Callable[[], Any]] = []
 
-    def network(fan_in: int, fan_out: int, copies: int, passes: tuple[tuple[int, bool], ...]) -> None:
+    def network(fan_in: int, fan_out: int, copies: int, passes: tuple[tuple[int, int], ...]) -> None:
         groups, parts = (pack * copies, 1) if device.type == "cuda" else (1, pack * copies)
         widths = [fan_in, *hidden, fan_out]
         for _ in range(parts):
@@ -39,12 +39,12 @@ def update_products(
             pairs = list(zip(widths[:-1], widths[1:], kinds, strict=True))
             kernels = [random(groups, n, m, kind, own=True) for n, m, kind in pairs]
             kernels[-1] = kernels[-1].mT.contiguous().mT  # the form in which few columns are fast
-            for rows, back in passes:
+            for ahead, rows in passes:  # of the forward and of the backward pass
                 for kernel, (n, m, kind) in zip(kernels, pairs, strict=True):
-                    x, y = random(groups, rows, n, kind), random(groups, rows, m, kind)
+                    x, y = random(groups, ahead, n, kind), random(groups, ahead, m, kind)
                     products.append(partial(torch.bmm, x, kernel, out=y))
                 for number, (kernel, (n, m, kind)) in enumerate(zip(kernels, pairs, strict=True)):
-                    if not back:
+                    if not rows:
                         break
                     x, y = random(groups, rows, n, kind), random(groups, rows, m, kind)
                     transposed = number == len(pairs) - 1
@@ -55,26 +55,33 @@ def update_products(
                         products.append(partial(outer, y, kernel.mT, out=random(groups, rows, n, kind)))
 
     both = observation_dim + action_dim
-    network(both, 1, 2, ((batch, False),))  # the target
-    network(observation_dim, 1, 1, ((batch, True), (2 * batch, False)))
-    network(observation_dim, action_dim, 1, ((batch, True),))
-    network(both, 1, 2, ((batch, True),))
+    network(both, 1, 2, ((batch, 0),))  # the target
+    network(observation_dim, 1, 1, ((batch, batch), (2 * batch, 0)) if fresh_value else ((2 * batch, batch),))
+    network(observation_dim, action_dim, 1, ((batch, batch),))
+    network(both, 1, 2, ((batch, batch),))
     return products
 
 
 def limit(
-    sizes: tuple[int, int], hidden: list[int], batch: int, pack: int, threads: int, precision: str, device: Any
+    sizes: tuple[int, int],
+    hidden: list[int],
+    batch: int,
+    pack: int,
+    threads: int,
+    precision: str,
+    device: Any,
+    fresh_value: bool = True,
 ) -> float:
-    """Updates/s, summed, if an update were nothing but its products: the best of five times.
+    """Updates/s, summed, if an update were nothing but its products: the best of five times. IQL has fresh_value.
 
     On a CPU each thread takes whole updates of its own, as members of a pack are trained; on CUDA the pack's are
     taken together, in one graph.
     """
     repeats = 30
     if device.type == "cuda":
-        products = update_products(sizes, hidden, batch, pack, precision, device)
+        products = update_products(sizes, hidden, batch, pack, precision, device, fresh_value)
         return pack / min(_seconds_in_graph(products, repeats, device) for _ in range(5))
-    of_threads = [update_products(sizes, hidden, batch, 1, precision, device) for _ in range(threads)]
+    of_threads = [update_products(sizes, hidden, batch, 1, precision, device, fresh_value) for _ in range(threads)]
     barrier = threading.Barrier(threads)
     times: list[tuple[float, float]] = []  # taken by the threads themselves: another may get no core while they run
 

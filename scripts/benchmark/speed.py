@@ -31,7 +31,8 @@ def speed_row(options: argparse.Namespace, data: Any, pack: int, threads: int, p
     learner, execution = make_learner(options, pack, threads, precision)
     reset_peak(learner.device)
     batches = Batches(data, learner.seeds, options.batch, learner.device)
-    bound = limit(options.sizes, options.hidden, options.batch, pack, threads, precision, learner.device)
+    fresh = learner.algorithm.fresh_value
+    bound = limit(options.sizes, options.hidden, options.batch, pack, threads, precision, learner.device, fresh)
     torch.set_num_threads(1)
     learner, execution = make_learner(options, pack, threads, precision)  # whose path sets the threads
     rate = updates_per_second(learner, execution, batches, options.seconds)
@@ -72,8 +73,9 @@ def rows_of_build(options: argparse.Namespace, build: str) -> list[dict[str, Any
         command += ["--path", options.path, "--precisions", "float32", "--seconds", str(options.seconds)]
         for name in ("batch", "rows"):
             command += [f"--{name}", str(getattr(options, name))]
-        for name in ("sizes", "hidden", "packs", "threads"):
-            command += [f"--{name}", ",".join(map(str, getattr(options, name)))]
+        for name in ("sizes", "hidden", "packs", "threads", "settings"):
+            if given := getattr(options, name):
+                command += [f"--{name}", ",".join(map(str, given))]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **less, "CC": compiler})
         return [{**row, "build": build} for row in json.loads(out.read_text())["speed"]]
 

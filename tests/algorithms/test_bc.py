@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_transitions, refusal_of
+from conftest import native_library, random_transitions, refusal_of
 from kills import stop_at
 from learners import ACTION_DIM, OBSERVATION_DIM, largest_difference, make_learner
 from learners import train as updated
@@ -18,7 +18,7 @@ from iql.algorithms.bc import BC
 from iql.config.task_configs import CONF
 from iql.data.trajectories import best_trajectories
 from iql.data.transitions import from_rows
-from iql.launching.grid import expand
+from iql.launching.grids.grid import expand
 from iql.runs.manifest import read_manifest
 from iql.runs.run import configuration_name
 
@@ -76,12 +76,15 @@ def test_it_learns_the_datas_action():
     assert last < 0.01 * first
 
 
-def test_a_run_killed_and_resumed_ends_as_an_undisturbed_one(trainer_in, tmp_path):
-    overrides = ("algorithm=bc", "algorithm.top_fraction=0.5", "seed=[0,1]")
+@pytest.mark.parametrize(("path", "execution"), [("plain", "eager.Eager"), ("native", "threads.MemberThreads")])
+def test_a_run_killed_and_resumed_ends_as_an_undisturbed_one(trainer_in, tmp_path, path, execution):
+    if path == "native":
+        native_library()  # or skip
+    overrides = ("algorithm=bc", "algorithm.top_fraction=0.5", "seed=[0,1]", f"code_path={path}")
     undisturbed, killed = trainer_in(tmp_path / "undisturbed"), trainer_in(tmp_path / "killed")
     whole = undisturbed(*overrides)
     assert whole.returncode == 0, whole.stderr
-    assert killed(*overrides, patch=stop_at(33, "eager.Eager")).returncode == -9
+    assert killed(*overrides, patch=stop_at(33, execution)).returncode == -9
     resumed = killed(*overrides)
     assert resumed.returncode == 0, resumed.stderr
     for one, other in zip(undisturbed.directories(), killed.directories(), strict=True):

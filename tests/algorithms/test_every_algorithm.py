@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_transitions, refusal_of
+from conftest import native_library, random_transitions, refusal_of
 from hydra import compose, initialize_config_dir
 from kills import stop_at
 from learners import ACTION_DIM, OBSERVATION_DIM, largest_difference
@@ -19,9 +19,8 @@ from iql.config.folders import CONF
 from iql.config.schema import MEMBER_KEYS
 from iql.config.settings import read
 from iql.data.sampling import Batches
-from iql.execution.eager import Eager
 from iql.execution.graphs import AutogradUpdate, Graphs
-from iql.execution.paths import WRITTEN_OUT
+from iql.execution.paths import Execution, choose
 from iql.learner.learner import Learner
 from iql.training.build import build_learner
 
@@ -29,6 +28,7 @@ SMALL_NETWORKS = ["updates=1000", "batch_size=16", *(f"network.{name}.hidden_dim
 ALGORITHMS = {path.stem: [f"algorithm={path.stem}"] for path in sorted((CONF / "algorithm").glob("*.yaml"))} | {
     "ddpg_bc": ["algorithm=iql", "algorithm.extraction=ddpg_bc"],
     "ddpg_bc deterministic": ["algorithm=iql", "algorithm.extraction=ddpg_bc", "network=deterministic"],
+    "iql_fql ddpg_bc": ["algorithm=iql_fql", "algorithm.extraction=ddpg_bc"],
     "xql random": ["algorithm=xql", "algorithm.random_actions=2", "algorithm.value_updates=2"],
     "xql noise": ["algorithm=xql", "algorithm.action_noise=0.1"],
 }
@@ -39,9 +39,10 @@ class Pack:
     learner: Learner
     batches: Batches
 
-    def execution(self, captured: bool = False) -> Eager | Graphs:
-        learner = self.learner
-        return Graphs(learner, AutogradUpdate(learner), 1, "plain") if captured else Eager(learner, 1)
+    def execution(self, path: str = "plain", threads: int = 1) -> Execution:
+        if path == "captured":
+            return Graphs(self.learner, AutogradUpdate(self.learner), 1, "plain")
+        return choose(self.learner, self.batches.batch_size, path, threads)
 
 
 def members(name: str) -> list[dict[str, Any]]:
@@ -62,19 +63,30 @@ def pack_of(settings: list[dict[str, Any]]) -> Pack:
     return Pack(learner, Batches(data, learner.seeds, 16, "cpu", learner.algorithm.next_actions))
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("path", "threads"), [("plain", 1), ("native", 2)])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_member_is_the_same_alone_in_a_pack_and_resumed(name):
+def test_a_member_is_the_same_alone_in_a_pack_and_resumed(name, path, threads):
+    if path == "native":
+        native_library()  # or skip
     settings = members(name)
     pack, alone, resumed = pack_of(settings), pack_of(settings[1:2]), pack_of(settings[1:2])
-    metrics = [each.execution().advance(each.batches, 51, measure=True) for each in (pack, alone)]
+    metrics = [each.execution(path, threads).advance(each.batches, 51, measure=True) for each in (pack, alone)]
     assert metrics[0].keys() == metrics[1].keys()
     for key, values in metrics[0].items():
         assert values.shape == (3,), key
         torch.testing.assert_close(values[1:2], metrics[1][key], rtol=1e-4, atol=1e-4)
-    assert largest_difference(pack.learner.network_state(1), alone.learner.network_state(0)) < 1e-5
+    difference = largest_difference(pack.learner.network_state(1), alone.learner.network_state(0))
+    assert difference == 0 if path == "native" else difference < 1e-5
     resumed.learner.load(0, alone.learner.state(0))
     for each in (alone, resumed):
-        each.execution().advance(each.batches, 25)
+        each.execution(path, threads).advance(each.batches, 25)
     assert largest_difference(alone.learner.network_state(0), resumed.learner.network_state(0)) == 0
     assert largest_difference(pack.learner.network_state(0), pack.learner.network_state(2)) > 1e-3
 
@@ -83,7 +95,7 @@ def test_a_member_is_the_same_alone_in_a_pack_and_resumed(name):
 def test_every_update_can_be_captured_and_every_record_has_the_losses(name):
     settings = members(name)
     plain, captured = pack_of(settings), pack_of(settings)
-    executions = plain.execution(), captured.execution(captured=True)
+    executions = plain.execution(), captured.execution("captured")
     for count in (1, 1, 40, 3):
         metrics = [
             execution.advance(each.batches, count, measure=True)
@@ -108,9 +120,8 @@ def test_a_run_killed_and_resumed_ends_as_an_undisturbed_one(trainer_in, tmp_pat
     undisturbed, killed = trainer_in(tmp_path / "undisturbed"), trainer_in(tmp_path / "killed")
     whole = undisturbed(*overrides)
     assert whole.returncode == 0, whole.stderr
-    written_out = name in {algorithm.__module__.rpartition(".")[2] for algorithm in WRITTEN_OUT} or "xql" in name
-    stopped = killed(*overrides, patch=stop_at(33, "threads.MemberThreads" if written_out else "eager.Eager"))
-    assert stopped.returncode == -9
+    native_library()  # or skip
+    assert killed(*overrides, patch=stop_at(33)).returncode == -9
     resumed = killed(*overrides)
     assert resumed.returncode == 0, resumed.stderr
     for one, other in zip(undisturbed.directories(), killed.directories(), strict=True):
@@ -145,6 +156,21 @@ def test_a_run_killed_and_resumed_ends_as_an_undisturbed_one(trainer_in, tmp_pat
             ["algorithm=iql", "algorithm.extraction=argmax"],
             "algorithm.extraction='argmax': must be one of awr, ddpg_bc",
         ),
+        (
+            ["algorithm=iql_fql", "algorithm.extraction=ddpgbc"],
+            "algorithm.extraction='ddpgbc': must be one of awr, ddpg_bc",
+        ),
+        (
+            ["algorithm=iql_fql", "algorithm.extraction=ddpg_bc", "code_path=fused"],
+            "code_path=fused: algorithm.extraction is ddpg_bc; use code_path=auto",
+        ),
+        (
+            ["network=ogbench", "network.policy.distribution=deterministic"],
+            "network.policy.std=1.0: a policy that is deterministic has none; add network.policy.std=null",
+        ),
+        (["network.policy.std=0"], "network.policy.std=0: must be a number > 0 or null"),
+        (["network.activation=tanh"], "network.activation='tanh': must be one of relu, gelu"),
+        (["network.policy.layer_norm=within"], "network.policy.layer_norm='within': must be one of before, after"),
         (["algorithm=iql", "algorithm.bc_coef=-1"], "algorithm.bc_coef=-1: must be a number >= 0"),
         (["algorithm=sql", "algorithm.alpha=0"], "algorithm.alpha=0: must be a number > 0"),
         (["algorithm=eql", "algorithm.alpha=-1"], "algorithm.alpha=-1: must be a number > 0"),
@@ -154,7 +180,7 @@ def test_a_run_killed_and_resumed_ends_as_an_undisturbed_one(trainer_in, tmp_pat
         ),
         (["algorithm=td3_bc", "algorithm.policy_freq=0"], "algorithm.policy_freq=0: must be a whole number >= 1"),
         (["algorithm=td3_bc", "+algorithm.tau=0.7"], "algorithm.tau: TD3BC has no such key"),
-        (["algorithm=td3_bc", "code_path=native"], "code_path=native: algorithm is a TD3BC"),
+        (["algorithm=td3_bc", "code_path=fused"], "code_path=fused: algorithm is a TD3BC"),
         (
             ["algorithm.extraction=ddpg_bc", "code_path=fused"],
             "code_path=fused: algorithm.extraction is ddpg_bc; use code_path=auto or plain",

@@ -20,7 +20,7 @@ from iql.errors import UserError
 CONF = Path(__file__).parents[2] / "conf"
 D4RL = json.loads((Path(__file__).parents[1] / "d4rl_tasks.json").read_text())
 TASKS = sorted([*D4RL, "maze2d-umaze-made", "maze2d-medium-stitch"])
-TEMPLATES = {"hdf5", "minari"}  # for data that is not D4RL's
+TEMPLATES = {"hdf5", "minari", "ogbench"}  # for data that is not D4RL's
 OTHERS = {"cartpole-made"}  # of discrete actions, tests/tasks/test_cartpole.py
 
 ROWS = {
@@ -58,14 +58,32 @@ CORL = {  # tau, beta, polyak, policy, dropout, rewards
     "adroit": (0.8, 3.0, 0.005, "gaussian", 0.1, "none"),
     "maze2d": (0.7, 3.0, 0.005, "gaussian", None, "none"),
 }
+RECIPES_OF_OGBENCH = {  # beta, discount, default task
+    "antmaze-large-navigate": (10.0, 0.99, 1),
+    "antmaze-giant-navigate": (10.0, 0.995, 1),
+    "humanoidmaze-medium-navigate": (10.0, 0.995, 1),
+    "humanoidmaze-large-navigate": (10.0, 0.995, 1),
+    "antsoccer-arena-navigate": (1.0, 0.995, 4),
+    "cube-single-play": (1.0, 0.99, 2),
+    "cube-double-play": (0.3, 0.99, 2),
+    "scene-play": (10.0, 0.99, 2),
+    "puzzle-3x3-play": (10.0, 0.99, 4),
+    "puzzle-4x4-play": (3.0, 0.99, 4),
+    "pointmaze-medium-navigate": (10.0, 0.99, 1),
+    "pointmaze-large-navigate": (10.0, 0.99, 1),
+    "pointmaze-giant-navigate": (10.0, 0.995, 1),
+    "pointmaze-teleport-navigate": (10.0, 0.99, 1),
+}
+OGBENCH = [f"{data}-singletask-task{number}-v0" for data in RECIPES_OF_OGBENCH for number in range(1, 6)]
+DEFAULTS = {f"{data}-singletask-v0": default for data, (_, _, default) in RECIPES_OF_OGBENCH.items()}
 LOCOMOTION = ("hopper", "halfcheetah", "walker2d", "ant")
 
 
 @cache
 def env(name: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose(f"env/{name}")
-    assert list(composed) == ["env"]
+        composed = compose(overrides=["+algorithm=iql", "+network=mlp", f"+env={name}"])  # which it may override
+    assert set(composed) == {"algorithm", "network", "env"}
     return cast(dict[str, Any], OmegaConf.to_container(composed.env, resolve=True))
 
 
@@ -92,9 +110,10 @@ def simulator(name: str) -> str:
 
 
 def test_the_tasks_are_all_there():
-    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*TASKS, *TEMPLATES, *OTHERS}
+    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*TASKS, *TEMPLATES, *OTHERS, *OGBENCH, *DEFAULTS}
     assert {kind: [family(name) for name in D4RL].count(kind) for kind in SIZES} == SIZES
     assert len(TASKS) == 71
+    assert len(OGBENCH) == 50 + 20 and len(DEFAULTS) == 14
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -207,3 +226,34 @@ def test_d4rls_small_maze_has_data_of_its_own():
     assert made["recipe"] == theirs["recipe"] | {
         "updates": 20_000, "evaluation_every": 2000, "evaluation_episodes": 50, "score": "final",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OGBENCH)
+def test_ogbenchs_tasks_have_the_settings_of_its_comparison(name):
+    from iql.config.settings import read
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        (settings,) = read(compose("config", [f"env={name}"]))
+    beta, discount, _ = RECIPES_OF_OGBENCH[name.partition("-singletask")[0]]
+    found = tuple(settings["algorithm"][key] for key in ("tau", "beta", "discount", "polyak"))
+    assert found == (0.9, beta, discount, 0.005)
+    assert settings["updates"] == 1_000_000 and settings["batch_size"] == 256 and settings["optimizer"]["lr"] == 3e-4
+    protocol = tuple(settings["evaluation"][key] for key in ("every", "episodes", "headline"))
+    assert protocol == (100_000, 50, "last3")
+    node = settings["env"]
+    assert (node["name"], node["dataset"], node["success_timing"], node["reward"]) == (name, name, "post", "none")
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_short_name_is_that_of_the_default_task(name):
+    assert env(name) == env(name.replace("-v0", f"-task{DEFAULTS[name]}-v0"))
+
+
+@pytest.mark.parametrize("algorithm", ["iql", "xql", "sql", "eql", "td3_bc", "awac", "rebrac"])
+def test_every_algorithm_takes_a_tasks_discount(algorithm):
+    from iql.config.settings import read
+
+    for name, discount in (("antmaze-giant-navigate-singletask-v0", 0.995), ("hopper-medium-v2", 0.99)):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            (settings,) = read(compose("config", [f"env={name}", f"algorithm={algorithm}"]))
+        assert settings["algorithm"]["discount"] == discount

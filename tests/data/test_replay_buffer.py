@@ -14,7 +14,7 @@ from iql.data.replay_buffer import OnlineRow, ReplayBuffer
 from iql.data.sampling import Batch, Batches
 from iql.data.transitions import Transitions
 
-TRACE = dict(np.load(Path(__file__).parents[1] / "golden" / "buffer.npz"))
+TRACE = dict(np.load(Path(__file__).with_name("buffer.npz")))
 RUNS = json.loads(str(TRACE["meta"]))["runs"]
 COLUMNS = ("observations", "actions", "rewards", "masks", "next_observations")
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,9 @@ OBSERVATIONS, ACTIONS, SEEDS = 3, 2, [0, 1, 2]
 MEAN, STD = np.array([1, 2, 3], np.float32), np.array([0.5, 1, 2], np.float32)
 
 
-def our_policy(mean: str = "tanh", distribution: str = "gaussian") -> Policy:
+def our_policy(mean: str = "tanh", distribution: str = "gaussian", *more: Any) -> Policy:
     torch.manual_seed(0)
-    policy = Policy(OBSERVATIONS, ACTIONS, SEEDS, [16, 8], "pytorch", distribution, mean, 0.1, (-5.0, 2.0))
+    policy = Policy(OBSERVATIONS, ACTIONS, SEEDS, [16, 8], "pytorch", distribution, mean, 0.1, (-5.0, 2.0), *more)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(torch.randn_like(parameter))
@@ -76,7 +77,17 @@ def doubled() -> Doubled:
 @pytest.mark.parametrize(
     "make",
     [
-        *(lambda kind=kind: our_policy(*kind) for kind in (("tanh", "gaussian"), ("linear", "deterministic"))),
+        *(
+            lambda kind=kind: our_policy(*kind)
+            for kind in (
+                *(("tanh", "gaussian"), ("linear", "deterministic"), ("linear", "gaussian", None, "gelu", 1.0)),
+                *(
+                    ("linear", "gaussian", norm, activation)
+                    for norm in ("before", "after")
+                    for activation in ("relu", "gelu")
+                ),
+            )
+        ),
         residual,
         doubled,
     ],
@@ -92,7 +103,7 @@ def test_the_sent_policy_acts_as_the_learners(make):
     assert (np.abs(expected) == 1).any()
     for place in range(len(SEEDS)):
         act = pickle.loads(pickle.dumps(actor(policy, policy_weights(policy, place), MEAN, STD)))
-        np.testing.assert_allclose(act(rows), expected[place], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(act(rows), expected[place], rtol=0, atol=5e-6)
     assert policy.training
 
 

@@ -27,7 +27,7 @@ from iql.config.settings import read
 from iql.envs import registry
 from iql.envs.vector import Lockstep
 from iql.errors import UserError
-from iql.evaluation.numpy_policies import NumpyPolicy
+from iql.evaluation.numpy_policies import NumpyPerceptron, NumpyPolicy
 from iql.evaluation.rollout import CHUNK, EpisodeError, Episodes, evaluate, joined
 from iql.evaluation.worker_context import _Worker
 from iql.evaluation.workers import MAX_WORKERS, RolloutWorkers, step_seconds
@@ -93,7 +93,8 @@ def policy(observation_dim: int, action_dim: int, seed: int = 0) -> bytes:
     kernels = [draws.standard_normal(shape).astype(np.float32) for shape in zip(widths[:-1], widths[1:], strict=True)]
     biases = [np.zeros(width, np.float32) for width in widths[1:]]
     zeros, ones = np.zeros(observation_dim, np.float32), np.ones(observation_dim, np.float32)
-    return pickle.dumps(NumpyPolicy(kernels, biases, True, zeros, ones))
+    net = NumpyPerceptron(kernels, biases, "relu", None, 1e-6, [], [])
+    return pickle.dumps(NumpyPolicy(net, True, zeros, ones))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ static void print(const char *name, size_t count, const float *x) {
     for (size_t i = 0; i < count; i++) printf("%s %.9g\n", name, x[i]);
 }
 
-static void passes(int64_t norm) {
+static void passes(int64_t norm, int64_t gelu) {
     const int64_t widths[DEPTH + 1] = {7, 70, 33, 2};
     float *inputs[DEPTH], *kernels[DEPTH], *biases[DEPTH], *gradients[DEPTH];
     float *kernel_gradients[DEPTH], *bias_gradients[DEPTH], *masks[DEPTH];
@@ -46,6 +46,7 @@ static void passes(int64_t norm) {
     const struct pass pass = {.depth = DEPTH,
                               .batch = BATCH,
                               .norm = norm,
+                              .gelu = gelu,
                               .widths = widths,
                               .inputs = inputs,
                               .kernels = kernels,
@@ -61,10 +62,11 @@ static void passes(int64_t norm) {
                               .statistics = statistics,
                               .output = output,
                               .scratch = numbers(MOST, 0)};
-    const int drops = norm == NO_NORM;
-    forward(&pass, drops ? (const float *const *)masks : NULL);
+    forward(&pass, (const float *const *)masks);
     print("output", BATCH * 2, output);
-    backward(&pass, of_output, drops ? 1.25f : 1);
+    float *const of_input = numbers((size_t)BATCH * widths[0], 0);
+    backward(&pass, of_output, 1.25f, (const float *const *)masks, 1, of_input);
+    print("input gradient", (size_t)BATCH * widths[0], of_input);
     for (int i = 0; i < DEPTH; i++) {
         print("kernel gradient", (size_t)widths[i] * widths[i + 1], kernel_gradients[i]);
         print("bias gradient", widths[i + 1], bias_gradients[i]);
@@ -76,6 +78,6 @@ static void passes(int64_t norm) {
 }
 
 int main(void) {
-    for (int64_t norm = NO_NORM; norm <= AFTER_RELU; norm++) passes(norm);
+    for (int64_t norm = NO_NORM; norm <= AFTER_RELU; norm++) passes(norm, 0), passes(norm, 1);
     return 0;
 }

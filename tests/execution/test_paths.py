@@ -18,7 +18,9 @@ from iql.errors import UserError
 from iql.execution.eager import Eager
 from iql.execution.graphs import AutogradUpdate, Graphs, NotCapturable
 from iql.execution.iql_gradients import IQLGradients
+from iql.execution.native_autograd import NativeAutograd
 from iql.execution.paths import Execution, choose
+from iql.execution.threads import MemberThreads
 from iql.learner.learner import Learner
 from iql.runs.footprint import member_bytes
 
@@ -254,7 +256,11 @@ def test_what_has_no_written_gradients_is_trained_with_autograd(replaced, reason
 def test_an_algorithm_of_ones_own_is_trained_with_autograd():
     learner = make().learner
     learner.algorithm.__class__ = OwnIQL
-    assert isinstance(choose(learner, BATCH, "auto", 1), Eager)
+    with pytest.raises(UserError, match="code_path=fused: algorithm is a OwnIQL; use code_path=auto or plain"):
+        choose(learner, BATCH, "fused", 1)
+    native_library()  # or skip
+    execution = choose(learner, BATCH, "auto", 1)
+    assert isinstance(execution, MemberThreads) and isinstance(execution._updates[0], NativeAutograd)
 
 
 @pytest.mark.parametrize("dropout", [None, 0.1])
@@ -314,5 +320,5 @@ def test_the_estimate_of_a_members_memory_counts_its_tensors():
     count = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     layers = {name: [n, 16, 24, m] for name, n, m in (("value", 5, 1), ("q", 7, 1), ("policy", 5, 2))}
     trained = count["value"] + count["q"] + count["policy"] - ACTION_DIM  # the log std is not counted
-    settings = {"algorithm": {"_target_": "iql.algorithms.iql.IQL"}, "batch_size": 0}
+    settings = {"algorithm": {"_target_": "iql.algorithms.iql.IQL"}, "network": {}, "batch_size": 0, "updates": 1}
     assert member_bytes(settings, layers) == 4 * (4 * trained + count["q_target"])

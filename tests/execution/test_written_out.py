@@ -1,4 +1,4 @@
-"""SQL, EQL and XQL with written-out gradients, in torch and in C, against autograd."""
+"""SQL, EQL, XQL and FQL's IQL with written-out gradients, in torch and in C, and other networks against autograd."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ ALGORITHMS = {
     "xql random": ["algorithm=xql", "algorithm.random_actions=2", "algorithm.value_updates=3"],
     "xql noise": ["algorithm=xql", "algorithm.action_noise=0.1", "network.policy.distribution=deterministic"],
     "iql normed": ["algorithm=iql", "network.value.layer_norm=after", "network.q.layer_norm=after"],
+    "iql ogbench": ["algorithm=iql", "network=ogbench", "network.policy.std=0.5"],
+    "iql policy normed": [
+        *("algorithm=iql", "network.activation=gelu", "network.value.layer_norm=before"),
+        *("network.policy.layer_norm=after", "network.policy.dropout=0.1"),
+    ],
+    "iql_fql": ["algorithm=iql_fql", "algorithm.beta=3.0", "algorithm.advantage_cap=1.5"],
+    "iql_fql learned": [
+        *("algorithm=iql_fql", "network.policy.std=null", "network.policy.dropout=0.1"),
+        *("network.policy.layer_norm=before", "network.q.activation=relu"),
+    ],
 }
 VARYING = ("alpha", "loss_temperature", "max_clip", "huber_delta", "beta", "discount", "polyak", "advantage_cap")
 

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from iql.config.settings import read
 from iql.errors import UserError
-from iql.launching.grid import expand
+from iql.launching.grids.grid import expand
 
 CONF = ROOT / "conf"
 
@@ -53,7 +53,6 @@ def test_without_a_sweep_there_is_one_cell():
         (["seed=0,0"], "names the same run twice"),
         (["algorithm.beta=3,3.0"], "names the same run twice"),
         (["seed=0,1", "algorithm.tau=0.5,1.5"], "tau"),
-        (["seed=interval(0,1)"], "only a,b, choice"),
         (["+algorithm.tua=1,2"], "tua"),
         (["seed=[0,1],[1,2]"], "names the same run twice"),
     ],

@@ -19,7 +19,8 @@ from filelock import FileLock
 
 from iql.config.task_configs import CONF
 from iql.errors import UserError
-from iql.launching import command, grid, local_server, plan
+from iql.launching import local_server, plan
+from iql.launching.grids import command, grid
 from iql.launching.ledger import Ledger
 from iql.launching.status import CANCELLED, DONE, FAILED, LOST, NEW, RUNNING, WAITING, RunStatus, StatusReader
 from iql.runs import checkpoints
@@ -264,6 +265,8 @@ def test_the_status_of_a_folder_without_runs_is_refused(arguments, message, tmp_
         ("tau_beta", 120),
         ("smoke", 8),
         ("baselines", 405),
+        ("ogbench", 400),
+        ("ogbench_default", 80),
     ],
 )
 def test_named_sweeps(name, runs):
@@ -271,7 +274,12 @@ def test_named_sweeps(name, runs):
     cells = grid.expand(asked.overrides, CONF)
     assert len(cells) == runs
     assert {cell.members[0]["sweep"]["name"] for cell in cells} == {name}
-    assert len({cell.members[0]["seed"] for cell in cells}) == {"smoke": 2, "baselines": 5}.get(name, 10)
+    assert len({cell.members[0]["seed"] for cell in cells}) == {
+        "smoke": 2,
+        "baselines": 5,
+        "ogbench": 8,
+        "ogbench_default": 8,
+    }.get(name, 10)
     assert asked.launcher["partition"] == "gpu"
 
 

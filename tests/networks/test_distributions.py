@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from iql.evaluation.numpy_policies import NumpyCategorical, TorchPolicy
+from iql.evaluation.numpy_policies import NumpyCategorical, NumpyPerceptron, TorchPolicy
 from iql.evaluation.pending import actor, policy_weights
 from iql.networks.actors import CategoricalPolicy, Policy
 from iql.networks.critics import DiscreteTwinQ
@@ -58,6 +59,20 @@ def test_our_policies_say_what_they_give():
     assert isinstance(given, Categorical) and given.logits.shape == (2, 1, 3)
 
 
+def test_a_standard_deviation_that_is_fixed_is_no_parameter():
+    common = {"observation_dim": 4, "action_dim": 3, "seeds": SEEDS, "hidden_dims": [8], "initialization": "xavier"}
+    rest = {"mean": "linear", "dropout": None, "log_std_range": [-5.0, -4.0]}  # which is for one that is learned
+    policy = Policy(**common, **rest, distribution="gaussian", std=0.5)
+    given = policy(torch.zeros(2, 7, 4))
+    assert given.log_std.shape == (2, 1, 3)
+    torch.testing.assert_close(given.log_std.exp(), torch.full((2, 1, 3), 0.5))
+    assert not given.log_std.requires_grad
+    assert not any("log_std" in name for name in policy.state_dict())
+    for wrong in ({"distribution": "deterministic", "std": 0.5}, {"distribution": "gaussian", "std": 0.0}):
+        with pytest.raises(ValueError, match="std is above 0 and of a gaussian policy"):
+            Policy(**common, **rest, **wrong)
+
+
 def test_rollout_workers_play_the_likeliest_action():
     mean, std = np.float32([1, 0, -1, 2]), np.float32([2, 1, 0.5, 3])
     observations = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
@@ -79,5 +94,6 @@ def test_rollout_workers_play_the_likeliest_action():
 def test_logits_that_are_not_finite_are_no_action():
     """The rollout reports an action that is not finite (evaluation.rollout)."""
     kernel, zeros = np.float32([[np.nan, 1]]), np.zeros(1, np.float32)
-    act = NumpyCategorical([kernel], [np.zeros(2, np.float32)], zeros, zeros + 1)
+    net = NumpyPerceptron([kernel], [np.zeros(2, np.float32)], "relu", None, 1e-6, [], [])
+    act = NumpyCategorical(net, zeros, zeros + 1)
     assert np.isnan(act(np.ones((1, 1), np.float32))).any()

@@ -10,7 +10,7 @@ from iql.networks.mlp import MLP
 
 
 def by_torch(net: MLP, member: int, copy: int, order: str) -> nn.Sequential:
-    """One perceptron of a pack as torch's modules: `order` is of l (linear), n (layer norm) and r (ReLU)."""
+    """One perceptron of a pack as torch's modules: `order` is of l (linear), n (layer norm), r (ReLU) and g (GELU)."""
     place = (member, copy)
     layers: list[nn.Module] = []
     for number, (kernel, bias) in enumerate(zip(net.kernels, net.biases, strict=True)):
@@ -21,13 +21,15 @@ def by_torch(net: MLP, member: int, copy: int, order: str) -> nn.Sequential:
         norm = nn.LayerNorm(kernel.shape[-1], eps=1e-6)
         if "n" in order:
             norm.weight.data, norm.bias.data = net.norm_scales[number][place], net.norm_biases[number][place]
-        layers += [{"l": linear, "n": norm, "r": nn.ReLU()}[kind] for kind in order]
+        layers += [{"l": linear, "n": norm, "r": nn.ReLU(), "g": nn.GELU("tanh")}[kind] for kind in order]
     raise AssertionError("a perceptron has a last layer")
 
 
-@pytest.mark.parametrize(("layer_norm", "order"), [(None, "lr"), ("before", "lnr"), ("after", "lrn")])
-def test_a_pack_computes_what_torchs_layers_compute(layer_norm, order):
-    net = MLP([3, 8, 7, 2], [0, 1], ["q1", "q2"], "pytorch", layer_norm)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize(("layer_norm", "order"), [(None, "la"), ("before", "lna"), ("after", "lan")])
+def test_a_pack_computes_what_torchs_layers_compute(layer_norm, order, activation):
+    net = MLP([3, 8, 7, 2], [0, 1], ["q1", "q2"], "pytorch", layer_norm, activation)
+    order = order.replace("a", activation[0])
     generator = torch.Generator().manual_seed(0)
     for parameter in (*net.norm_scales, *net.norm_biases):
         parameter.data.add_(torch.randn(parameter.shape, generator=generator))
@@ -81,7 +83,7 @@ def test_rebracs_last_layer_is_small_and_its_hidden_biases_are_a_tenth(name, las
     assert all(bias.unique().numel() == 1 for bias in net.biases[:-1])
 
 
-@pytest.mark.parametrize("initialization", ["orthogonal", "pytorch", "rebrac"])
+@pytest.mark.parametrize("initialization", ["orthogonal", "pytorch", "rebrac", "xavier"])
 def test_a_members_weights_depend_on_its_seed_and_name_alone(initialization):
     pack = MLP([4, 6, 2], [3, 5], ["q1", "q2"], initialization)
     alone = MLP([4, 6, 2], [5], ["q2"], initialization)
@@ -91,6 +93,21 @@ def test_a_members_weights_depend_on_its_seed_and_name_alone(initialization):
         assert not torch.equal(ours[0, 1], own[0])
 
 
+@pytest.mark.parametrize(("name", "last"), [("policy", 0.1), ("q1", 1.0)])
+def test_xavier_fills_the_root_of_six_over_inputs_and_outputs_and_makes_the_policy_start_small(name, last):
+    widths = [400, 100, 50]
+    net = MLP(widths, [0], [name], "xavier")
+    for (weight, bias), inputs, outputs, part in zip(limits(net), widths, widths[1:], (1.0, last), strict=False):
+        bound = part * (6 / (inputs + outputs)) ** 0.5
+        assert 0.99 * bound < weight <= bound
+        assert bias == 0
+
+
+def test_another_activation_is_refused():
+    with pytest.raises(ValueError, match="activation must be relu or gelu, got 'tanh'"):
+        MLP([3, 8, 2], [0], ["value"], "orthogonal", None, "tanh")
+
+
 def test_another_initialization_is_refused():
-    with pytest.raises(ValueError, match="must be one of orthogonal, pytorch, rebrac, got 'zeros'"):
+    with pytest.raises(ValueError, match="must be one of orthogonal, pytorch, rebrac, xavier, got 'zeros'"):
         MLP([3, 8, 2], [0], ["value"], "zeros")

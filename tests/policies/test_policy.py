@@ -46,10 +46,15 @@ KINDS = {
     "gaussian": (),
     "normalised, deterministic": ("network=deterministic", "env.normalize=true"),
     "unsquashed": ("algorithm=iql_gwthomas",),
+    "gelu, normalised layers, fixed deviation": (
+        *("network=ogbench", "network.hidden_dims=[24,16,24]", "network.policy.std=0.5"),
+        *("network.policy.layer_norm=after", "env.normalize=true"),
+    ),
     "own class": ("~network.policy", "+network.policy={_target_:own_policy.Scaled,gain:2.0}"),
 }
 
 
+FQLS = "gelu, normalised layers, fixed deviation"
 UNSQUASHED = pytest.param("unsquashed", marks=pytest.mark.slow)
 
 
@@ -73,7 +78,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Callable[[
     return run
 
 
-@pytest.fixture(params=["gaussian", "normalised, deterministic", UNSQUASHED, "own class"])
+@pytest.fixture(params=["gaussian", "normalised, deterministic", UNSQUASHED, FQLS, "own class"])
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -125,8 +130,9 @@ def test_observations_of_another_size_are_refused(runs, shape):
         iql.load_policy(runs("gaussian")).act(np.zeros(shape, np.float32))
 
 
-def test_samples_have_the_mean_and_spread_of_the_gaussian(runs):
-    policy = iql.load_policy(runs("gaussian"))
+@pytest.mark.parametrize("kind", ["gaussian", FQLS])
+def test_samples_have_the_mean_and_spread_of_the_gaussian(runs, kind):
+    policy = iql.load_policy(runs(kind))
     row = torch.from_numpy(observations(policy)[:1])
     with torch.no_grad():
         mean, log_std = policy(row)

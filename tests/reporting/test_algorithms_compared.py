@@ -86,6 +86,8 @@ def three(tmp_path: Path) -> Report:
         ("iql.algorithms.iql.IQL", {}, "IQL"),
         ("iql.algorithms.iql.IQL", {"extraction": "awr"}, "IQL"),
         ("iql.algorithms.iql.IQL", {"extraction": "ddpg_bc"}, "IQL (DDPG+BC)"),
+        ("iql.algorithms.iql_fql.FQLIQL", {"extraction": "awr"}, "FQL-IQL"),
+        ("iql.algorithms.iql_fql.FQLIQL", {"extraction": "ddpg_bc"}, "FQL-IQL (DDPG+BC)"),
         ("iql.algorithms.bc.BC", {"top_fraction": None}, "BC"),
         ("iql.algorithms.bc.BC", {"top_fraction": 0.1}, "10 % BC"),
         ("iql.algorithms.bc.BC", {"top_fraction": 0.125}, "12.5 % BC"),

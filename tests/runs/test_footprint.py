@@ -43,3 +43,11 @@ def test_weights_gradients_and_moments_are_of_the_trained_networks(algorithm, tr
     assert footprint.member_bytes(own, widths) == 4 * (4 * trained + targets)
     _, temporary = footprint.disk_bytes(own, widths)
     assert temporary == own["checkpoint"]["keep"] * 4 * (trained + targets + 2 * trained)
+
+
+def test_layer_normalisation_and_gelu_keep_tensors_of_their_own():
+    plain, more = read("iql"), read("iql")
+    more["network"]["q"] |= {"layer_norm": "after", "activation": "gelu"}
+    widths, outputs = footprint.widths(plain, TASK), 256 + 256 + 1
+    added = footprint.member_bytes(more, widths) - footprint.member_bytes(plain, widths)
+    assert added == 4 * plain["batch_size"] * 2 * 2 * outputs  # two tensors of each of both Q

@@ -39,6 +39,10 @@ def test_a_setting_that_was_added_later_renames_no_earlier_run(defaults):
     earlier = copy.deepcopy(defaults)
     for key, value in (("keys", None), ("next_observations", "row")):
         assert earlier["env"].pop(key) == value
+    for name, keys in {"value": (), "q": (), "policy": ("std",)}.items():
+        for key in ("layer_norm", "activation", *keys):
+            assert earlier["network"][name].pop(key) == ("relu" if key == "activation" else None)
+    assert earlier["network"].pop("activation") == "relu"
     assert configuration_name(earlier, earlier, "data") == configuration_name(defaults, defaults, "data")
     own = changed(defaults, "env.next_observations", "file")
     assert configuration_name(own, earlier, "data").startswith("next_observations=file-")
@@ -50,6 +54,8 @@ def test_a_setting_that_was_added_later_renames_no_earlier_run(defaults):
         ("algorithm.tau", 0.8, "tau=0.8-"),
         ("optimizer.lr", 1e-4, "lr=0.0001-"),
         ("network.value.hidden_dims", [64, 64], "hidden_dims=64x64-"),
+        ("network.q.activation", "gelu", "activation=gelu-"),
+        ("network.policy.std", 1.0, "std=1.0-"),
         ("updates", 10, "updates=10-"),
         ("evaluation.episodes", 3, "episodes=3-"),
         ("env.physics", "gymnasium", "physics=gymnasium-"),

@@ -454,4 +454,4 @@ def test_without_a_home_directory_the_cache_has_to_be_named():
         data_cache.cache_dir()
     with pytest.raises(UserError, match="set HOME, or name it without ~"):
         data_cache.find(None, "~/my.hdf5")
-    assert data_cache.d4rl_dirs() == []
+    assert data_cache.their_dirs("some-v1.hdf5") == data_cache.their_dirs("some-v0.npz") == []

@@ -118,7 +118,7 @@ def test_a_run_killed_and_resumed_ends_as_an_undisturbed_one(trainer_in, tmp_pat
         undisturbed, killed = (trainer_in(tmp_path / str(number) / which) for which in ("undisturbed", "killed"))
         whole = undisturbed(*overrides)
         assert whole.returncode == 0, whole.stderr
-        assert killed(*overrides, patch=stop_at(33, "eager.Eager")).returncode == -9
+        assert killed(*overrides, patch=stop_at(33, "threads.MemberThreads")).returncode == -9
         resumed = killed(*overrides)
         assert resumed.returncode == 0, resumed.stderr
         for one, other in zip(undisturbed.directories(), killed.directories(), strict=True):
@@ -147,7 +147,7 @@ def test_its_records_have_the_policys_entropy(run):
     assert trained and all(0 <= record["entropy"] <= np.log(2) + 1e-6 for record in trained)
     assert not any("log_std" in record for record in trained)
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["lives"][-1]["code_path"] == "plain"
+    assert manifest["lives"][-1]["code_path"] == "native"
     assert manifest["settings"]["network"]["q"]["_target_"] == "iql.networks.critics.DiscreteTwinQ"
 
 
@@ -208,7 +208,7 @@ def test_it_is_evaluated_by_the_script(run, tmp_path):
         (("network=mlp",), "env=cartpole-made: its actions are discrete, and network.q is for continuous"),
         (("network=mlp", "algorithm=bc"), "env=cartpole-made: its actions are discrete, and network.policy is for"),
         (("network.q._target_=iql.networks.critics.TwinQ",), "network.policy is for discrete actions and network.q"),
-        (("code_path=native",), "code_path=native: network.q is a DiscreteTwinQ; use code_path=auto or plain"),
+        (("code_path=fused",), "code_path=fused: network.q is a DiscreteTwinQ; use code_path=auto or plain"),
     ],
 )  # fmt: skip
 def test_combinations_that_do_not_go_together_are_refused(train, overrides, line):

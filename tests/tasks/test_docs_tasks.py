@@ -45,7 +45,7 @@ def number(value: float) -> str:
 
 def cells(name: str) -> dict[str, str]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        env: Any = OmegaConf.to_container(compose(f"env/{name}").env, resolve=True)
+        env: Any = OmegaConf.to_container(_env(name), resolve=True)
     recipe = env["recipe"]
     rows = env["rows"] or env.get("made_rows")
     return {
@@ -64,10 +64,15 @@ def cells(name: str) -> dict[str, str]:
     }
 
 
+def _env(name: str) -> Any:
+    """A task's section; what it may override stands beside it."""
+    return compose(overrides=["+algorithm=iql", "+network=mlp", f"+env={name}"]).env
+
+
 def test_there_is_a_table_for_every_family_and_a_row_for_every_task():
     assert list(tables()) == list(PREFIXES)
     names = sorted(path.stem for path in (ROOT / "conf/env").glob("*.yaml"))
-    tasks = [name for name in names if name.split("-")[0] in sum(PREFIXES.values(), ())]
+    tasks = [name for name in names if name.split("-")[0] in sum(PREFIXES.values(), ()) and "singletask" not in name]
     assert sorted(row["env"].strip("`") for row in ROWS) == tasks
     assert f"## The {len(tasks)} tasks" in PAGE
 
@@ -81,3 +86,25 @@ def test_a_task_stands_under_its_familys_heading():
 def test_the_row_is_the_configuration(row):
     assert list(row) == COLUMNS
     assert row == cells(row["env"].strip("`"))
+
+
+def test_the_table_of_ogbench_is_the_configuration():
+    section = PAGE.partition("\n## OGBench\n")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| `")
+    ]
+    default = {path.stem for path in (ROOT / "conf/env").glob("*-singletask-v0.yaml")}
+    assert sorted(f"{row[0].strip('`')}-singletask-v0" for row in rows) == sorted(default)
+    for row in rows:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            env: Any = OmegaConf.to_container(_env(f"{row[0].strip('`')}-singletask-v0"), resolve=True)
+        recipe = env["recipe"]
+        assert row[1:] == [
+            env["dataset"].removesuffix("-v0")[-1],
+            f"{env['observation_dim']} / {env['action_dim']}",
+            str(env["horizon"]),
+            number(recipe["tau"]),
+            number(recipe["beta"]),
+            number(recipe["discount"]),
+            f"{recipe['evaluation_episodes']} / {recipe['evaluation_every']:,}, {recipe['score']}",
+        ]

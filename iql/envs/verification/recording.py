@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from iql.dataset_files import npz
 from iql.dataset_files.rows import Rows
 from iql.envs.registry import make
 from iql.errors import UserError
@@ -21,9 +22,10 @@ class Recording:
     qpos, qvel    [R, nq] and [R, nv]: the simulator's state before the row's action
     observations  [R, observation_dim]
     actions       [R, action_dim]
-    rewards       [R], each of the step that `reward_shift` says
+    rewards       [R], each of the step that `reward_shift` says; not compared of OGBench's
     starts        [R] int: the first row of the row's episode
     steps         [S] int: rows whose successor is the next row
+    button_states [R, buttons] int, of OGBench's tasks with buttons
     """
 
     simulator: str
@@ -34,6 +36,7 @@ class Recording:
     rewards: np.ndarray
     starts: np.ndarray
     steps: np.ndarray
+    button_states: np.ndarray | None = None
 
 
 def read(path: Path, simulator: str, rows: Rows) -> Recording:
@@ -81,6 +84,25 @@ def read(path: Path, simulator: str, rows: Rows) -> Recording:
         np.maximum.accumulate(np.concatenate([[0], np.where(ends, np.arange(1, len(rows)), 0)])),
         steps,
     )
+
+
+def read_archive(path: Path, task: str, rows: Rows) -> Recording:
+    """The states and steps of a file in OGBench's layout, whose `rows` have been read and checked already.
+
+    Raises UserError for a file without velocities.
+    """
+    with npz.opened(path) as file:
+        if "qvel" not in file:
+            raise UserError(f"{path} has no qvel: without the simulator's states no step can be replayed")
+        qpos, qvel = file["qpos"], file["qvel"]
+        buttons = file.get("button_states")
+        observations, actions = file["observations"], file["actions"]
+    ends = rows.timeouts[:-1]
+    steps = np.flatnonzero(~ends)
+    if "teleport" in task:  # where a hole leads to is drawn at random
+        steps = steps[np.abs(qpos[steps + 1, :2] - qpos[steps, :2]).max(1) < 1]
+    starts = np.maximum.accumulate(np.concatenate([[0], np.where(ends, np.arange(1, len(rows)), 0)]))
+    return Recording(task, qpos, qvel, observations, actions, rows.rewards, starts, steps, buttons)
 
 
 def sample(recording: Recording, count: int | None) -> np.ndarray:

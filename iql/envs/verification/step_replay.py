@@ -73,12 +73,20 @@ def error(ours: np.ndarray, recorded: np.ndarray) -> float:
     return float(np.max(np.abs(ours - recorded) / np.maximum(1.0, np.abs(recorded))))
 
 
-def compare(recording: Recording, rows: np.ndarray, physics: str = "d4rl", progress: Progress = iter) -> Errors:
-    """Replay the steps from `rows` [N] in this package's simulator; `progress` wraps the iteration over the rows."""
-    stepper = Stepper(recording, physics)
-    shift = reward_shift(recording.simulator)
+def compare(
+    recording: Recording,
+    rows: np.ndarray,
+    physics: str = "d4rl",
+    progress: Progress = iter,
+    stepper: Stepper | None = None,
+) -> Errors:
+    """Replay the steps from `rows` [N] in this package's simulator, or by another `stepper`.
+
+    progress wraps the iteration over the rows.
+    """
+    stepper = stepper or Stepper(recording, physics)
     state, observation = np.empty(len(rows)), np.empty(len(rows))
-    reward = np.empty(len(rows)) if shift is not None else None
+    reward = np.empty(len(rows)) if stepper.rewarded else None
     moved, recorded_move = np.empty(len(rows)), np.empty(len(rows))
     for index, row in enumerate(progress(rows.tolist())):
         ours, successor = stepper.step(row), stepper.recorded(row)
@@ -95,7 +103,7 @@ def compare(recording: Recording, rows: np.ndarray, physics: str = "d4rl", progr
     if breaks.mean() > BREAK_SHARE:
         breaks = np.zeros(len(rows), bool)
     unexplained = above & ~breaks
-    if unexplained.mean() <= SENSITIVE_SHARE:
+    if unexplained.mean() <= stepper.sensitive_share:
         for index in np.flatnonzero(unexplained).tolist():
             unexplained[index] = not worst[index] <= SLACK * stepper.spread(rows[index])
     return Errors(rows, state, observation, reward, unexplained, breaks)
@@ -116,10 +124,17 @@ class Successor:
 
 
 class Stepper:
-    """This package's simulator, set to the states of a recording one after the other."""
+    """This package's simulator, set to the states of a recording one after the other.
+
+    rewarded         whether the reward of a step is on file
+    sensitive_share  SENSITIVE_SHARE of this simulator
+    """
+
+    sensitive_share = SENSITIVE_SHARE
 
     def __init__(self, recording: Recording, physics: str) -> None:
         self._recording = recording
+        self.rewarded = reward_shift(recording.simulator) is not None
         self._env = unwrapped(recording.simulator, physics)
         self._set_scene = SCENES.get(recording.simulator)
         self._scene_of: int | None = None  # first row of the episode whose scene is set up

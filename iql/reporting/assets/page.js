@@ -44,7 +44,8 @@
     };
   }
 
-  // Filters: which tasks and configurations are shown.
+  // Filters: which tasks and configurations are shown. On a phone they would hide the results.
+  if (matchMedia("(max-width: 40rem)").matches) one(".filters details").open = false;
   const boxes = (name) => every(`[data-filter="${name}"] input`);
   const chosen = (name) => new Set(boxes(name).filter((box) => box.checked).map((box) => box.value));
   for (const name of ["task", "configuration"]) {
@@ -146,8 +147,14 @@
     draw(entry.target);
   }), { rootMargin: "600px" });
 
+  // Plotly is the largest part of the page: it is run with the first chart, after the tables are shown.
+  function loadPlotly() {
+    if (window.Plotly) return;
+    document.head.append(Object.assign(document.createElement("script"), { textContent: one("#plotly").textContent }));
+  }
   function draw(plot) {
     if (plot.dataset.drawn) return;
+    loadPlotly();
     const configurations = chosen("configuration");
     const { data, layout } = plot.chart;
     const traces = data.map((trace) => ({ ...literal(trace), visible: visible(trace, configurations) }));

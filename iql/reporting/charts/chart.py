@@ -44,12 +44,18 @@ class Omission:
 
 
 class Style:
-    """A configuration has one colour and dash in all charts."""
+    """A configuration has one colour and dash in all charts.
+
+    algorithms  the configuration whose look a line of a whole algorithm has: its best
+    """
 
     def __init__(self, report: Report):
         labels = dict.fromkeys(label for table in report.tables for label in table.by_label)
         labels |= dict.fromkeys(result.label for table in report.tables for result in table.results)
         self.order = {label: index for index, label in enumerate(labels)}
+        self.algorithms: dict[str, str] = {}
+        for label, tasks in (each for table in report.tables for each in table.by_label.items()):
+            self.algorithms.setdefault(next(iter(tasks.values())).algorithm, label)
 
     def colour(self, label: str) -> str:
         """As #rrggbb."""
@@ -114,7 +120,7 @@ def category(texts: list[str]) -> dict[str, Any]:
 
 def measured(table: Table) -> str:
     """What the scores of a table are called on an axis."""
-    return "return" if table.protocol.measure == "return" else "score"
+    return {"return": "return", "success": "success in %"}.get(table.protocol.measure, "score")
 
 
 def title_of(env: str, table: Table, report: Report) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from iql.config.phases import Phases
 from iql.reporting import statistics
 from iql.reporting.charts.chart import Chart, Omission, Style, axes, by_task, ordered, title_of
+from iql.reporting.protocols import MEASURES
 from iql.reporting.report import Report
 from iql.reporting.results import Result, Table
 from iql.reporting.run_records import RunRecord
@@ -56,8 +57,7 @@ def learning_curves(report: Report, table: Table, style: Style) -> Iterator[Char
         if traces and not _is_curve(traces):
             yield Omission("curves", "Evaluated once, so there is no curve", title_of(env, table, report))
         elif traces:
-            kind = "return" if table.protocol.measure == "return" else "normalised score"
-            layout = axes("updates", kind) | _border(results)
+            layout = axes("updates", MEASURES[table.protocol.measure]) | _border(results)
             alternative = f"Learning curves of {env}: {'; '.join(ends[:12])}"
             yield Chart("curves", env, title_of(env, table, report), alternative, traces, layout)
 
@@ -77,7 +77,7 @@ def exploration(report: Report, table: Table, style: Style) -> Iterator[Chart]:
                 hover = "%{y:.1f} about update %{x:,.0f}"
                 traces.append(style.line(result.label, middles.tolist(), means, hovertemplate=hover))
         if traces and _is_curve(traces):
-            kind = "return" if table.protocol.measure == "return" else "normalised score"
+            kind = MEASURES[table.protocol.measure]
             title = f"episodes of exploration, {title_of(env, table, report)}"
             ends = "; ".join(f"{trace['name']} ends at {trace['y'][-1]:.1f}" for trace in traces[:12])
             yield Chart("curves", env, title, f"{title}: {ends}", traces, axes("updates", kind))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from iql.reporting.budget import bandit
 from iql.reporting.report import Report
 from iql.reporting.results import Interval, Result
 
 METHOD = (
     "Mean ± standard deviation over seeds; IQM is the interquartile mean; in brackets 95 % stratified bootstrap "
     "intervals over seeds."
+)
+
+UNDER_BUDGET = (
+    f"{bandit.REPETITIONS} times, {bandit.DRAWN} of an algorithm's policies are drawn (all, if there are fewer) and a "
+    "bandit (UCB) spends single episodes on choosing one of them. A score is the true mean of the policy that it holds "
+    "best, mean over repetitions, with the 95 % bootstrap interval over repetitions; the policies are not resampled."
 )
 
 

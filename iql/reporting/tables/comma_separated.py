@@ -35,6 +35,23 @@ def comma_separated(report: Report) -> str:
     return buffer.getvalue()
 
 
+def budgets(report: Report) -> str:
+    """One line for each point of the curves of evaluation under a budget: task, protocol, algorithm, episodes spent."""
+    buffer = io.StringIO()
+    names = ["task", "measure", "updates", "physics", "mujoco", "algorithm", "policies", "drawn", "kept_episodes"]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*names, "episodes", "mean", "mean_low", "mean_high"])
+    for table in report.tables:
+        protocol = table.protocol
+        measured = (protocol.measure, protocol.updates, protocol.physics, protocol.mujoco)
+        for method in table.methods:
+            own = (method.env, *measured, method.algorithm, method.policies, method.drawn, method.episodes)
+            for episodes in range(1, len(method.curve.mean) + 1):
+                mean, (low, high) = method.curve.at(episodes)
+                writer.writerow([no_formula(value) for value in (*own, episodes, mean, low, high)])
+    return buffer.getvalue()
+
+
 def _marked(results: list[Result]) -> set[int]:
     """The identities of those that are the best on their task, or within the best's interval."""
     tasks: dict[str, list[Result]] = defaultdict(list)
@@ -68,6 +85,7 @@ def _fields(result: Result) -> Iterator[tuple[str, object]]:
     yield from (("online_steps", protocol.steps), ("offline_mean", _mean(result.offline)))
     yield from (("regret_mean", _mean(result.regrets)), ("regret_of", _regret_of(result)))
     yield from (("physics", protocol.physics), ("mujoco", protocol.mujoco), ("exact_physics", protocol.exact))
+    yield "success_timing", protocol.success_timing
     yield "own_data", result.own_data
     yield "seeds", len(result.scores)
     yield "seeds_wanted", len(result.runs) + len(result.missing)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from iql.envs.d4rl.mujoco_versions import family
 from iql.reporting.published import sources
 from iql.reporting.results import Aggregate, Interval, Result, Table
-from iql.reporting.tables.cells import brackets, number
+from iql.reporting.tables.cells import UNDER_BUDGET, brackets, number
 
 SUITES = {
     **dict.fromkeys(("halfcheetah", "hopper", "walker2d"), "locomotion"),
     **dict.fromkeys(("door", "hammer", "pen", "relocate"), "adroit"),
 }
-"""D4RL's suites of several simulators; another family of simulators (maze2d, kitchen, …) is a suite of its own."""
+"""D4RL's suites of several simulators; another family of simulators (maze2d, kitchen, …) is a suite of its own, and of
+OGBench's tasks those of a dataset."""
+
+
+BUDGETS = (1, 10, 50, 200)
+"""Episodes spent, of the rows of evaluation under a budget."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,14 @@ def lines(grid: Grid) -> Iterator[tuple[list[str], list[bool]]]:
 
 
 def grids(table: Table) -> Iterator[Grid]:
-    """The grids of a table that has scores of several algorithms."""
-    if len(table.algorithms) < 2:
-        return
-    yield by_task(table)
-    if table.comparisons:
+    """The grids of a table with evaluation under a budget, scores of several algorithms, or of whole suites."""
+    if table.methods:
+        yield under_budget(table)
+    if len(table.algorithms) > 1:
+        yield by_task(table)
+    if (means := by_suite(table)).rows:
+        yield means
+    if len(table.algorithms) > 1 and table.comparisons:
         yield improvements(table)
 
 
@@ -80,7 +89,7 @@ def by_task(table: Table) -> Grid:
     for name, tasks in _groups(table, envs):
         title = f"{len(tasks)} tasks" + (f" of {name}" if name else "")
         over = [_over(table.by_label[label], tasks) for label in columns]
-        published = ["" if each is None else _published_mean(each) for each in over]
+        published = ["" if each is None else _published_mean(each, name) for each in over]
         rows.append(Row([f"mean, {title}", ""], _cells(over, "mean", published)))
         rows.append(Row([f"IQM, {title}", ""], _cells(over, "IQM", [""] * len(columns))))
     left = len(table.by_label) - len(columns)
@@ -88,6 +97,24 @@ def by_task(table: Table) -> Grid:
     note += f" The best {len(columns)} configurations; {left} left out." if left else ""
     shown = [row for row in rows if any(cell.text for cell in row.cells)]
     return Grid("By task and algorithm", note, ["task", "seeds"], columns, shown)
+
+
+def by_suite(table: Table) -> Grid:
+    """Means over the tasks of each suite that has published ones, which stand beside them, also of other algorithms."""
+    columns = table.compared
+    published = {
+        f"{algorithm}, {source.name}": means for source in sources() for algorithm, means in source.means.items()
+    }
+    rows = []
+    for name, tasks in _groups(table, sorted({result.env for result in table.scored})):
+        over = [_over(table.by_label[label], tasks) for label in columns]
+        if any(each is not None and each.suite_mean(means, name) for each in over for means in published.values()):
+            cells = _cells(over, "mean", [""] * len(columns))
+            rows.append(
+                Row([name, str(len(tasks))], [*cells, *(Cell(means.get(name, "")) for means in published.values())])
+            )
+    note = "Mean over tasks and seeds; bold: the best of ours, and all whose mean is within its interval."
+    return Grid("By dataset, beside the published means", note, ["dataset", "tasks"], [*columns, *published], rows)
 
 
 def improvements(table: Table) -> Grid:
@@ -101,6 +128,22 @@ def improvements(table: Table) -> Grid:
     rows = [Row([one], [known.get((one, other), Cell()) for other in labels]) for one in labels]
     note = "The probability that a run of the row scores higher than one of the column; mean over the tasks of both."
     return Grid("Probability of improvement", note, [""], labels, rows)
+
+
+def under_budget(table: Table) -> Grid:
+    """The score of the chosen policy of each algorithm (columns) on every task after some of the episodes."""
+    columns = [name for name in table.algorithms if any(method.algorithm == name for method in table.methods)]
+    rows = []
+    for env in sorted({method.env for method in table.methods}):
+        own = {method.algorithm: method for method in table.methods if method.env == env}
+        policies = "; ".join(dict.fromkeys(str(method.policies) for method in own.values()))
+        for episodes in BUDGETS:
+            at = [own[name].curve.at(episodes) if name in own else None for name in columns]
+            known = [each for each in at if each is not None]
+            marks = iter(_best([mean for mean, _ in known], [interval for _, interval in known]))
+            cells = [Cell() if each is None else Cell(number(each[0]), brackets(each[1]), next(marks)) for each in at]
+            rows.append(Row([env, policies, str(episodes)], cells, env))
+    return Grid("Evaluation under a budget", UNDER_BUDGET, ["task", "policies", "episodes"], columns, rows)
 
 
 def best(results: Sequence[Result]) -> list[bool]:
@@ -143,18 +186,25 @@ def _best(values: Sequence[float], intervals: Sequence[Interval]) -> list[bool]:
 
 def _groups(table: Table, envs: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """The tasks of each suite that has several, and all tasks where they are of several suites."""
-    if table.protocol.measure != "normalised":
-        return  # returns of two tasks have no mean
+    if not table.protocol.has_means:
+        return
     suites: dict[str, list[str]] = {}
-    simulators = {result.env: result.runs[0].settings["env"].get("simulator", "") for result in table.scored}
+    of = {result.env: _suite(result.runs[0].settings["env"]) for result in table.scored}
     for env in envs:
-        kind = family(simulators[env])
-        suites.setdefault(SUITES.get(kind, kind), []).append(env)
+        suites.setdefault(of[env], []).append(env)
     for name, tasks in suites.items():
         if name and len(tasks) > 1:
             yield name, tasks
     if len(suites) > 1 or "" in suites and len(envs) > 1:
         yield "", list(envs)
+
+
+def _suite(env: dict[str, Any]) -> str:
+    """The suite of a task, by its settings; "" for a task of none."""
+    if "success_timing" in env:
+        return str(env["dataset"]).partition("-singletask")[0]
+    kind = family(env.get("simulator", ""))
+    return SUITES.get(kind, kind)
 
 
 def _over(results: dict[str, Result], tasks: Sequence[str]) -> Aggregate | None:
@@ -170,10 +220,10 @@ def _published(result: Result) -> str:
     return next((f"{score} {each.name}" for each in sources() if (score := result.published(each))), "")
 
 
-def _published_mean(over: Aggregate) -> str:
+def _published_mean(over: Aggregate, suite: str) -> str:
     """The mean over tasks of the first publication that has them all, and its name."""
-    totals = ((each.name, over.published(each)) for each in sources())
-    return next((f"{number(total / len(over.tasks))} {name}" for name, total in totals if total is not None), "")
+    means = ((each.name, over.published_mean(each, suite)) for each in sources())
+    return next((f"{mean} {name}" for name, mean in means if mean is not None), "")
 
 
 def _probability(value: float, interval: tuple[float, float]) -> Cell:

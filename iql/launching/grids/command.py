@@ -60,7 +60,8 @@ def expand_named_sweep(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         sweep = compose(overrides=[f"+{named}"])["sweep"]
-    grid = [*(f"{text}" for text in sweep["grid"]), f"sweep.name={sweep['name']}"]
+    own = [f"sweep.{key}={value}" for key, value in sweep.items() if key != "grid" and value is not None]
+    grid = [*(f"{text}" for text in sweep["grid"]), *own]
     keys = [override.key_or_group for override in parse(grid)]
     kept = [text for key, text in zip(keys, grid, strict=True) if key not in explicit]
     return [*kept, *(text for text in overrides if text != named)]

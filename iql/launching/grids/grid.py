@@ -23,6 +23,7 @@ from iql.config.class_names import current
 from iql.config.schema import GROUPS
 from iql.config.settings import Settings, read, reference
 from iql.errors import UserError
+from iql.launching.grids.draws import drawn, is_drawn
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Cell:
 
 
 def expand(overrides: Sequence[str], conf: Path) -> list[Cell]:
-    """The cells of `overrides`, in the order of Hydra's multirun: the last override varies fastest.
+    """The cells of `overrides`, in the order of Hydra's multirun: the last override varies fastest, then joint draws.
 
     conf: the folder of config.yaml. Raises UserError, or Hydra's own exceptions, for what cannot be composed, and
     UserError if two cells name the same run.
@@ -48,11 +49,12 @@ def expand(overrides: Sequence[str], conf: Path) -> list[Cell]:
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         parser = OverridesParser.create(config_loader=loader)
-        choices = [_choices(parser, override) for override in parser.parse_overrides(list(overrides))]
+        axes = _axes(parser, parser.parse_overrides(list(overrides)))
         known: dict[tuple[str, ...], DictConfig] = {}
         composed: dict[tuple[str, ...], tuple[DictConfig, Settings]] = {}
         cells = []
-        for combination in itertools.product(*choices):
+        for parts in itertools.product(*axes):
+            combination = [choice for part in parts for choice in part]
             structure = tuple(each.text for each in combination if not each.plain)
             if structure not in composed:
                 composed[structure] = _composed(structure, [each.text for each in combination], known)
@@ -88,11 +90,48 @@ def values_of(override: Override) -> list[str]:
     return [str(text) for text in override.sweep_string_iterator()]
 
 
+def _axes(parser: OverridesParser, overrides: Sequence[Override]) -> list[list[tuple[_Choice, ...]]]:
+    """What the grid is the product of: the values of each override, and the joint draws of those that are drawn."""
+    random = [each for each in overrides if is_drawn(each)]
+    count, seed = (_number(overrides, f"sweep.{name}") for name in ("draws", "seed"))
+    if random and count is None:
+        raise UserError(f"{random[0].input_line}: values are drawn from it, so how many? add sweep.draws=N")
+    axes: list[list[tuple[_Choice, ...]]] = [
+        [(choice,) for choice in _choices(parser, each)] for each in overrides if not is_drawn(each)
+    ]
+    if count is None:
+        return axes
+    if not random:
+        raise UserError(f"sweep.draws={count}: nothing is drawn; mark values as KEY=tag(draw,choice(A,B))")
+    keys = [each.get_key_element() for each in random]
+    draws = [
+        tuple(_parsed(parser, f"{key}={value}") for key, value in zip(keys, values, strict=True))
+        for values in drawn(random, count, seed or 0)
+    ]
+    return [*axes, draws]
+
+
+def _number(overrides: Sequence[Override], name: str) -> int | None:
+    """The value of one of the sweep's own settings, which has one for all its runs; None where it is not given."""
+    found, least = None, int(name == "sweep.draws")
+    for each in overrides:
+        if each.key_or_group == name:
+            value = each.value()
+            if type(value) is not int or value < least:
+                raise UserError(f"{each.input_line}: must be one whole number, at least {least}")
+            found = value
+    return found
+
+
 def _choices(parser: OverridesParser, override: Override) -> list[_Choice]:
     if not override.is_sweep_override():
         return [_choice(override, str(override.input_line))]
     key = override.get_key_element()
-    return [_choice(parser.parse_override(text), text) for text in (f"{key}={value}" for value in values_of(override))]
+    return [_parsed(parser, f"{key}={value}") for value in values_of(override)]
+
+
+def _parsed(parser: OverridesParser, text: str) -> _Choice:
+    return _choice(parser.parse_override(text), text)
 
 
 def _choice(override: Override, text: str) -> _Choice:
