@@ -133,7 +133,7 @@ class Exploration:
                 if not self._replayed(place, rows[before:]):
                     episode.taken_back += state["length"]
                     episode.length, episode.observation, rows = 0, None, rows[:before]
-            file.cut(rows.nbytes)
+                    file.cut(rows.nbytes)
             self._buffer.restore(place, rows)
 
     def facts(self, place: int) -> dict[str, Any]:

@@ -96,6 +96,19 @@ def test_kill_9_in_either_phase_and_at_the_border_changes_no_bit(undisturbed, tr
         assert numbers_of(own) == numbers_of(other)
 
 
+@pytest.mark.parametrize("algorithm", ["td3_bc", "awac", "xql", "iql_fql", "iql algorithm.extraction=ddpg_bc"])
+def test_other_algorithms_are_finetuned_killed_and_resumed_alike(trainer_in, tmp_path, algorithm):
+    """Also where the policy moves in every second update alone, and where it is deterministic."""
+    command = (*ONLINE, "seed=[0,1]", "checkpoint.every=7", *f"algorithm={algorithm}".split())
+    whole, killed = (trainer_in(tmp_path / name) for name in ("whole", "killed"))
+    assert whole(*command).returncode == 0
+    assert killed(*command, patch=stop_at(60)).returncode == -9
+    assert killed(*command).returncode == 0
+    for own, other in zip(killed.directories(), whole.directories(), strict=True):
+        assert numbers_of(own) == numbers_of(other)
+    assert len(whole.directories()) == 2
+
+
 @pytest.mark.parametrize("signal_update", [41, 60])
 def test_a_signal_saves_and_the_same_command_goes_on(undisturbed, train, signal_update):
     command = (*ONLINE, "seed=[0,1]")
