@@ -118,7 +118,7 @@ class Exploration:
         }
 
     def resume(self, states: Mapping[int, Mapping[str, Any]]) -> None:
-        """Continue the members from the states of their checkpoints, by place.
+        """Continue the members, whose files were cut to their checkpoints, from the states in those, by place.
 
         An episode in progress is played again from its seed and its actions. In an environment that does not come back
         to the same observations it begins anew, and its rows are taken back. The environments of this project always

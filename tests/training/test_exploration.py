@@ -82,6 +82,13 @@ def explored(folder: Path, seeds=(7,), make=Scripted, temperature=1.0, noise=0.0
     return Exploration(ScriptedTask(make), learner, buffer, files, data, temperature, noise)
 
 
+def resumed_from(folder: Path, state: dict, make) -> Exploration:
+    exploration = explored(folder, make=make)
+    exploration._files[0].cut(state["bytes"])  # as a run that resumes does first
+    exploration.resume({0: state})
+    return exploration
+
+
 def rows_of(exploration: Exploration, place: int = 0) -> dict[str, np.ndarray]:
     exploration.state(place)  # which writes them
     rows = np.fromfile(exploration._files[place].path, np.float32).reshape(-1, 2 * OBSERVATION_DIM + ACTION_DIM + 2)
@@ -187,8 +194,7 @@ def test_an_episode_in_progress_is_played_again_up_to_where_it_was(tmp_path, ste
             super().__init__()
             self.episodes = begun
 
-    resumed = explored(tmp_path / "pack", make=FromThere)
-    resumed.resume({0: state})
+    resumed = resumed_from(tmp_path / "pack", state, FromThere)
     assert resumed.steps == steps
     while resumed.steps < 30:
         resumed.step([0])
@@ -208,8 +214,7 @@ def test_where_an_environment_does_not_come_back_its_episode_begins_anew_and_its
         exploration.step([0])
     before, state = rows_of(exploration), exploration.state(0)
     assert state["length"] == 2
-    resumed = explored(tmp_path, make=Forgetful)
-    resumed.resume({0: state})
+    resumed = resumed_from(tmp_path, state, Forgetful)
     assert resumed.facts(0) == {"steps": 9, "taken_back_rows": 2}
     assert int(resumed._buffer.inserted[0]) == 7
     resumed.step([0])
