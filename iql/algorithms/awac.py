@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from iql.algorithms import losses
 from iql.algorithms.algorithm import Algorithm, PerMember, Step
-from iql.networks.distributions import distribution
+from iql.networks.distributions import Gaussian, distribution
 
 
 class AWAC(Algorithm):
@@ -28,17 +30,18 @@ class AWAC(Algorithm):
     def update(self, step: Step) -> None:
         """Both Q, the policy, the target."""
         batch = step.batch
-        next_action = self.sample(step, "next_action", batch.next_observations)
+        next_policy = step.frozen["policy"](batch.next_observations)
+        next_action = self.sample(step, "next_action", next_policy)
         next_q = step.targets["q"](batch.next_observations, next_action).amin(1)
         q = step.networks["q"](batch.observations, batch.actions)
         target = losses.q_target(batch.rewards, batch.masks, next_q, self.discount)
         step.minimize("q", losses.q_loss(q, target))
 
-        own_action = self.sample(step, "action", batch.observations)
+        policy = distribution(step.networks["policy"](batch.observations))
+        own_action = self.sample(step, "action", policy).detach()
         v = step.frozen["q"](batch.observations, own_action).amin(1)
         advantage = step.frozen["q"](batch.observations, batch.actions).amin(1) - v
         weights = losses.advantage_weights(advantage, 1 / self.awac_lambda, self.advantage_cap)
-        policy = distribution(step.networks["policy"](batch.observations))
         log_prob = losses.policy_log_prob(policy, batch.actions)
         step.minimize("policy", losses.policy_loss(weights, log_prob))
         step.move_target("q", self.polyak)
@@ -46,10 +49,9 @@ class AWAC(Algorithm):
             capped = (weights >= self.advantage_cap).float().mean(1)
             step.record(q=q.mean((1, 2)), v=v.mean(1), capped_share=capped, **policy.metrics())
 
-    def sample(self, step: Step, name: str, observations: Tensor) -> Tensor:
-        """Actions of the policy, within ±1: [M, B, observation_dim] → [M, B, action_dim]. Raises ValueError."""
-        mean, log_std = step.frozen["policy"](observations)
+    def sample(self, step: Step, name: str, policy: Any) -> Tensor:
+        """Actions [M, B, action_dim] of a policy, within ±1. Raises ValueError."""
+        mean, log_std = policy
         if log_std is None:
             raise ValueError("AWAC draws actions, for which the policy must return a log_std; this one returns None")
-        noise = step.normal(name, *mean.shape[1:])
-        return (mean + log_std.exp() * noise).clamp(-1, 1)
+        return Gaussian(mean, log_std).sample(step.normal(name, *mean.shape[1:]), 1.0).clamp(-1, 1)

@@ -68,7 +68,7 @@ def gaussian_log_prob(mean: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
     """
     same_shape(mean=mean, actions=actions)
     normalized = (actions - mean) * torch.exp(-log_std)
-    return (-0.5 * normalized.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+    return -0.5 * normalized.square().sum(-1) - (log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 def squared_log_prob(mean: Tensor, actions: Tensor) -> Tensor:

@@ -5,9 +5,15 @@
 
    Matrices lie row by row. NaN passes through everything, so that a run that diverges is noticed. */
 
+#define _GNU_SOURCE
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #ifdef __AVX512F__
 enum { VECTOR = 16, ROWS = 8, WIDTH = 2 * VECTOR, TILES_OF_TURNED = 0 };
@@ -525,6 +531,111 @@ void backward(const struct pass *p, const float *gradient, float scale, const fl
         product(bf16, m, k, n, p->gradients[i], 0, p->kernels[i], 1, p->gradients[i - 1], end, p->scratch);
         through(p, i - 1, masks);
     }
+}
+
+/* A pass that together() computes: backward with a gradient, else forward; the others as backward() takes them. */
+struct call {
+    const struct pass *pass;
+    const float *const *masks;
+    const float *gradient;
+    double scale;
+    int64_t kernels;
+    float *input_gradient;
+};
+
+static void compute(const struct call *c) {
+    if (c->gradient) backward(c->pass, c->gradient, c->scale, c->masks, c->kernels, c->input_gradient);
+    else forward(c->pass, c->masks);
+}
+
+/* A thread of the process's own that computes one call of two. A lone run gives it one several times an update, so
+   that it waits for the next one awake, as long as an update may take; to wake it would cost as much as a product. */
+static struct {
+    pthread_mutex_t used, lock;
+    pthread_cond_t given;
+    _Atomic(const struct call *) call; /* NULL once it is done */
+    atomic_int asleep;
+    int started;
+} helper = {.used = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .given = PTHREAD_COND_INITIALIZER};
+
+enum { SPINS = 4000, AWAKE_NANOSECONDS = 3000000 };
+
+static void wait_a_little(int spins) {
+    if (spins > SPINS) { /* whoever else wants the core may have it */
+        sched_yield();
+        return;
+    }
+#if defined __x86_64__ || defined __i386__
+    __builtin_ia32_pause();
+#elif defined __aarch64__
+    __asm__ volatile("yield");
+#endif
+}
+
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static void *help(void *unused) {
+    for (;;) {
+        const int64_t since = nanoseconds();
+        for (int spins = 0; !atomic_load(&helper.call) && nanoseconds() - since < AWAKE_NANOSECONDS; spins++)
+            wait_a_little(spins);
+        if (!atomic_load(&helper.call)) {
+            pthread_mutex_lock(&helper.lock);
+            atomic_store(&helper.asleep, 1);
+            while (!atomic_load(&helper.call)) pthread_cond_wait(&helper.given, &helper.lock);
+            atomic_store(&helper.asleep, 0);
+            pthread_mutex_unlock(&helper.lock);
+        }
+        compute(atomic_load(&helper.call));
+        atomic_store(&helper.call, NULL);
+    }
+    return NULL;
+}
+
+/* A process that was forked has none of its parent's threads. */
+static void forget_helper(void) {
+    helper.used = helper.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    helper.given = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    helper.call = NULL;
+    helper.asleep = helper.started = 0;
+}
+
+static int helper_runs(void) {
+    static int forgotten_by_children;
+    pthread_t thread;
+    sigset_t all, before;
+    if (helper.started) return 1;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* the new thread has none: signals are the main thread's */
+    const int failed = pthread_create(&thread, NULL, help, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) return 0;
+    pthread_detach(thread);
+    if (!forgotten_by_children) forgotten_by_children = !pthread_atfork(NULL, NULL, forget_helper);
+    return helper.started = 1;
+}
+
+/* All calls; with `two_threads` the last one on the helper, unless that has no thread or works for another caller. */
+void together(const struct call *calls, int64_t count, int64_t two_threads) {
+    const struct call *const last = calls + count - 1;
+    const int shared = two_threads && count > 1 && !pthread_mutex_trylock(&helper.used);
+    const int helped = shared && helper_runs();
+    if (helped) {
+        atomic_store(&helper.call, last);
+        if (atomic_load(&helper.asleep)) {
+            pthread_mutex_lock(&helper.lock);
+            pthread_cond_signal(&helper.given);
+            pthread_mutex_unlock(&helper.lock);
+        }
+    }
+    for (const struct call *each = calls; each < last; each++) compute(each);
+    if (!helped) compute(last);
+    else for (int spins = 0; atomic_load(&helper.call); spins++) wait_a_little(spins);
+    if (shared) pthread_mutex_unlock(&helper.used);
 }
 
 /* A step of torch.optim.Adam; *step counts them. */

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 from torch import Tensor
 
@@ -15,15 +13,15 @@ from iql.learner.learner import Learner, Metrics
 
 
 class NativeAutograd:
-    """The updates of one member of a learner, in place; on two threads where there is a pool for the other one."""
+    """The updates of one member of a learner, in place; with `two_threads` on this thread and the library's own."""
 
-    def __init__(self, learner: Learner, member: range, library: Library, pool: ThreadPoolExecutor | None):
+    def __init__(self, learner: Learner, member: range, library: Library, *, two_threads: bool):
         self._learner = learner.of(member)
         one, other = Buffers(learner.device), Buffers(learner.device)
-        lanes = (one, one if pool is None else other)
+        lanes = (one, other if two_threads else one)
         self._perceptrons: list[NativeMLP] = []
         for name, network in self._learner.networks.items():
-            network.net.computed_by = NativeMLP(self._learner, name, library, lanes, pool)
+            network.net.computed_by = NativeMLP(self._learner, name, library, lanes, two_threads)
             self._perceptrons.append(network.net.computed_by)
 
     def refresh(self) -> None:

@@ -76,7 +76,7 @@ class NativePass(Pass):
         scratch = part.buffers.take("scratch", WIDTH * most + (wide + 6) * (batch + wide + 6))
         self._kept: list[Any] = [(c_int64 * len(widths))(*widths)]
         of_layers = (self.inputs, part.kernels, part.biases, self.gradients, part.kernel_gradients, part.bias_gradients)
-        self._kept += [_pointers(tensors) for tensors in of_layers]
+        self._kept += [pointers(tensors) for tensors in of_layers]
         hidden = len(part.kernels) - 1
         self._statistics: list[Tensor] = [
             part.buffers.take(f"statistics {i}", batch, 2) for i in range(len(self.norms))
@@ -84,10 +84,10 @@ class NativePass(Pass):
         if isinstance(larger, NativePass):
             self._statistics = larger._statistics  # of whatever pass came last
         norms = (part.norm_scales, part.norm_biases, part.norm_scale_gradients, part.norm_bias_gradients)
-        self._kept += [_pointers(tensors) for tensors in (*norms, self.products[:hidden], self._statistics)]
+        self._kept += [pointers(tensors) for tensors in (*norms, self.products[:hidden], self._statistics)]
         addresses = [ctypes.addressof(each) for each in self._kept]
         norm = (None, "before", "after").index(part.layer_norm)
-        self._struct = PassStruct(
+        self.struct = PassStruct(
             *(len(part.kernels), batch, part.bf16, norm, part.gelu),
             *addresses,
             self.output.data_ptr(),
@@ -96,18 +96,12 @@ class NativePass(Pass):
 
     def forward(self, masks: Sequence[Tensor] | None = None) -> Tensor:
         self._masks = masks  # which their pointers do not keep
-        self._library.forward(self._struct, _pointers(masks) if masks is not None else None)
+        self._library.forward(self.struct, pointers(masks) if masks is not None else None)
         return self.output
 
     def backward(self, gradient: Tensor, dropout: float | None = None) -> None:
-        self.backward_of(gradient, dropout, True, None)
-
-    def backward_of(self, gradient: Tensor, dropout: float | None, kernels: bool, of_input: Tensor | None) -> None:
-        """backward(), without the kernels' gradients or also with that of the input, which is put into `of_input`."""
-        scale = 1 / (1 - dropout) if dropout else 1.0
-        masks = _pointers(self._masks) if self._masks is not None else None
-        into = None if of_input is None else of_input.data_ptr()
-        self._library.backward(self._struct, gradient.data_ptr(), scale, masks, kernels, into)
+        masks = pointers(self._masks) if self._masks is not None else None
+        self._library.backward(self.struct, gradient.data_ptr(), scale_of(dropout), masks, True, None)
 
 
 VALUE_GRADIENTS: dict[type[IQL], tuple[str, str, str]] = {
@@ -190,5 +184,11 @@ class NativeIQL(IQLGradients):
         return gradient
 
 
-def _pointers(tensors: Sequence[Tensor]) -> Any:
+def scale_of(dropout: float | None) -> float:
+    """What units that were not dropped were multiplied by."""
+    return 1 / (1 - dropout) if dropout else 1.0
+
+
+def pointers(tensors: Sequence[Tensor]) -> Any:
+    """A C array of where the tensors begin, which keeps none of them."""
     return (c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])

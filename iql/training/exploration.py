@@ -22,8 +22,6 @@ from iql.runs.appended_file import AppendedFile
 from iql.runs.metrics_file import Record
 from iql.tasks.task import Task
 
-_STEPS_PER_BLOCK = 64  # noise is drawn in one call per block instead of one per step
-
 
 class ExplorationError(UserError):
     """A member's environment cannot be reset or stepped; the message names it, the episode and the step."""
@@ -80,7 +78,6 @@ class Exploration:
         make = getattr(task, "make_learning_envs", None)
         self._scored_by_success = make is not None
         self._episodes = [_Episode((make or task.make_envs)(1)) for _ in learner.seeds]
-        self._block, self._noise = -1, torch.empty(0)
         self._policies: list[Single] = []
         if learner.device.type == "cpu":  # each by itself: the same bits alone and in a pack
             policy = learner.networks["policy"]
@@ -240,16 +237,13 @@ class Exploration:
         return [self._sampled(place, policy) for place, policy in zip(places, given, strict=True)]
 
     def _sampled(self, place: int, policy: Gaussian | Categorical) -> np.ndarray:
-        if self.steps // _STEPS_PER_BLOCK != self._block:
-            self._block = self.steps // _STEPS_PER_BLOCK
-            shape = (_STEPS_PER_BLOCK, self._task.action_dim)
-            draw = self._learner.noise.uniform if isinstance(policy, Categorical) else self._learner.noise.normal
-            drawn = [draw(name, self._block, shape) for name in ("exploration", "action_noise")]
-            self._noise = torch.stack(drawn, 1).cpu()
-        sample, noise = self._noise[place, :, self.steps % _STEPS_PER_BLOCK]
-        action = policy.sample(sample, self._temperature)[0]
+        noise, shape = self._learner.noise.at(self.steps), (self._task.action_dim,)
+        draw = noise.uniform if isinstance(policy, Categorical) else noise.normal
+        action = policy.sample(draw("exploration", *shape)[place].cpu(), self._temperature)[0]
         if isinstance(policy, Gaussian):
-            action = (action + self._action_noise * noise).clamp(-1, 1)
+            if self._action_noise:
+                action = action + self._action_noise * noise.normal("action_noise", *shape)[place].cpu()
+            action = action.clamp(-1, 1)
         return action.numpy()
 
     def _normalized(self, place: int, observation: np.ndarray, when: str) -> np.ndarray:

@@ -16,13 +16,16 @@ from benchmark.measurement import make_learner, now, settings
 from iql.data.sampling import Batches
 from iql.errors import UserError
 
-ROUNDS = 5
+ROUNDS = 20
+
+_NETWORKS = {"bc": "deterministic"}
+"""Where CORL's policy is another one than that of this project's default."""
 
 
 def algorithm_rows(options: argparse.Namespace, data: Any) -> list[dict[str, Any]]:
     """A line for each of --algorithms on --threads' last number of threads: ours, IQL's share, CORL's.
 
-    The rates are the fastest of five rounds, in each of which all are measured one after the other. Raises UserError.
+    The rates are the fastest of twenty rounds, in each of which all are measured one after the other. Raises UserError.
     """
     threads = options.threads[-1]
     ours = {name: _Ours(options, data, name, threads) for name in options.algorithms}
@@ -30,8 +33,8 @@ def algorithm_rows(options: argparse.Namespace, data: Any) -> list[dict[str, Any
     rates: dict[tuple[str, str], float] = {}
     for _ in range(ROUNDS):
         for kind, updates in (("ours", ours), ("corl", theirs)):
-            torch.set_num_threads(threads)
             for name, update in updates.items():
+                torch.set_num_threads(update.torch_threads if isinstance(update, _Ours) else threads)
                 rate = _rate(update, options.seconds / ROUNDS)
                 rates[kind, name] = max(rates.get((kind, name), 0.0), rate)
     rows = []
@@ -49,10 +52,12 @@ class _Ours:
     """Sixteen updates of one run."""
 
     def __init__(self, options: argparse.Namespace, data: Any, name: str, threads: int):
-        self._learner, self._execution = make_learner(options, 1, threads, "float32", f"algorithm={name}")
+        overrides = [f"algorithm={name}", f"network={_NETWORKS.get(name, 'mlp')}"]
+        self._learner, self._execution = make_learner(options, 1, threads, "float32", overrides)
         self.path, self._device = self._execution.name, self._learner.device
+        self.torch_threads = torch.get_num_threads()  # as the path set them
         more = self._learner.algorithm.next_actions
-        self._batches = Batches(data, [0], settings(f"algorithm={name}")[0]["batch_size"], self._device, more)
+        self._batches = Batches(data, [0], settings(*overrides)[0]["batch_size"], self._device, more)
 
     def __call__(self) -> int:
         self._execution.advance(self._batches, 16)

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ def random_transitions(rows: int, observation_dim: int, action_dim: int) -> Any:
 
 
 def make_learner(
-    options: argparse.Namespace, pack: int, threads: int, precision: str, algorithm: str = ""
+    options: argparse.Namespace, pack: int, threads: int, precision: str, algorithm: Sequence[str] = ()
 ) -> tuple[Any, Any]:
-    """A pack of the authors' IQL of the asked shape, with other --settings, or of an algorithm as it is configured, and
-    its updates."""
+    """A pack of the authors' IQL of the asked shape, with other --settings, or of an algorithm that these overrides
+    choose, and its updates."""
     from iql.execution.devices import choose, set_precision
     from iql.execution.paths import choose as choose_path
     from iql.training.build import build_learner
@@ -42,7 +43,7 @@ def make_learner(
     device = choose(options.device)
     set_precision(precision, device)
     shape = [f"network.hidden_dims={options.hidden}", f"batch_size={options.batch}", *options.settings]
-    words = [algorithm] if algorithm else shape
+    words = algorithm or shape
     members = settings(*words, f"precision={precision}", f"seed={list(range(pack))}")
     learner = build_learner(members, options.sizes[0], options.sizes[1], device)
     return learner, choose_path(learner, members[0]["batch_size"], options.path, threads)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -165,8 +167,7 @@ def test_an_algorithm_of_the_users_own_may_differentiate_twice():
 def test_a_critics_gradients_are_those_of_torchs_operations(layer_norm):
     q = {"_target_": "iql.networks.critics.TwinQ", "hidden_dims": [33, 40, 24], "initialization": "pytorch"}
     learner = make_learner([3], networks={"q": {**q, "layer_norm": layer_norm}})
-    execution = choose(learner, BATCH, "native", 1)
-    own = NativeAutograd(learner, range(1), native_library(), execution._pool)._learner.networks["q"]
+    own = NativeAutograd(learner, range(1), native_library(), two_threads=True)._learner.networks["q"]
     theirs, generator = learner.networks["q"], torch.Generator().manual_seed(5)
     observations = torch.randn(1, 50, OBSERVATION_DIM, generator=generator)
     actions = torch.randn(1, 50, ACTION_DIM, generator=generator)
@@ -183,7 +184,7 @@ def test_a_critics_gradients_are_those_of_torchs_operations(layer_norm):
 
 def test_an_input_that_was_changed_in_place_is_noticed():
     learner = make_learner([3])
-    policy = NativeAutograd(learner, range(1), native_library(), None)._learner.networks["policy"]
+    policy = NativeAutograd(learner, range(1), native_library(), two_threads=False)._learner.networks["policy"]
     observations = torch.ones(1, 6, OBSERVATION_DIM)
     mean, _ = policy(observations)
     observations.add_(1)
@@ -191,11 +192,28 @@ def test_an_input_that_was_changed_in_place_is_noticed():
         mean.sum().backward()
 
 
-def test_a_failing_pass_of_the_other_thread_ends_the_update(monkeypatch):
-    monkeypatch.setattr(native_mlp, "_WORTH_A_THREAD", 0)
-    monkeypatch.setattr(native_mlp.NativePass, "backward_of", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        trained(settings_of("td3_bc")[:1], "native", 2, 2)
+@pytest.mark.usefixtures("always_two")
+def test_two_runs_of_a_process_may_share_the_other_thread():
+    settings = settings_of("td3_bc", "network.hidden_dims=[64,64]")[:1]
+    alone, _ = trained(settings, "native", 2, 60)
+    with ThreadPoolExecutor(2) as pool:
+        for run in [pool.submit(trained, settings, "native", 2, 60) for _ in range(2)]:
+            learner, _ = run.result()
+            assert largest_difference(alone.network_state(0), learner.network_state(0)) == 0
+
+
+@pytest.mark.usefixtures("always_two")
+def test_a_forked_process_starts_another_thread_of_its_own():
+    settings = settings_of("td3_bc")[:1]
+    alone, _ = trained(settings, "native", 2, 10)
+    child = os.fork()
+    if child == 0:
+        try:
+            learner, _ = trained(settings, "native", 2, 10)
+            os._exit(largest_difference(alone.network_state(0), learner.network_state(0)) != 0)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_what_is_no_perceptron_of_ours_stays_on_the_plain_path():
