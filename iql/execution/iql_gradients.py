@@ -168,10 +168,19 @@ class IQLGradients:
         return weights
 
     def policy(self, batch: Batch, weights: Tensor, number: int | Tensor, measured: dict[str, Any]) -> None:
-        """The policy's step."""
-        part, dropout = self._policy.part, self._policy_network.dropout
+        """The policy's passes and step."""
+        self._policy.forward(self.load_policy(batch, number))
+        self.step_policy(batch, weights, number, measured)
+
+    def load_policy(self, batch: Batch, number: int | Tensor) -> list[Tensor] | None:
+        """What the policy sees; returns its dropout masks."""
         self._policy_observations.copy_(batch.observations)
-        mean = self._policy.forward(dropout.at(number, self._size, self._members) if dropout else None)
+        dropout = self._policy_network.dropout
+        return dropout.at(number, self._size, self._members) if dropout else None
+
+    def step_policy(self, batch: Batch, weights: Tensor, number: int | Tensor, measured: dict[str, Any]) -> None:
+        """The policy's step after its forward pass."""
+        part, dropout, mean = self._policy.part, self._policy_network.dropout, self._policy.output
         if self._policy_network.squash:
             mean.tanh_()
         self._policy.backward(self._policy_gradient(weights, mean, batch.actions), dropout.rate if dropout else None)
@@ -184,8 +193,12 @@ class IQLGradients:
 
     def backward_q(self, part: int, target: Tensor, measured: dict[str, Any]) -> None:
         """The step of a part of Q, and of the target network's part after it."""
+        self.q[part].backward(self._q_gradient(part, target))
+        self.step_q(part, measured)
+
+    def step_q(self, part: int, measured: dict[str, Any]) -> None:
+        """The same, after the backward pass."""
         each = self.q[part]
-        each.backward(self._q_gradient(part, target))
         if measured:
             measured[f"q{part}"] = each.part.gradient_norms()
         if self._algorithm.simultaneous:

@@ -411,7 +411,7 @@ static void gelu_and_norm(const struct pass *p, int layer) {
 }
 
 /* masks: NULL, or by hidden layer what its output is multiplied by. */
-void forward(const struct pass *p, const float *const *masks) {
+static void forward(const struct pass *p, const float *const *masks) {
     const int m = p->batch, last = p->depth - 1;
     for (int i = 0; i < last; i++) {
         const int k = p->widths[i], n = p->widths[i + 1];
@@ -488,8 +488,8 @@ static void through(const struct pass *p, int layer, const float *const *masks) 
    GELU and for layer normalisation after ReLU, whose output does not tell what was dropped. kernels: whether their
    gradients are asked for; those of biases and norms are computed all the same. input_gradient: NULL, or what becomes
    that of the input. */
-void backward(const struct pass *p, const float *gradient, float scale, const float *const *masks, int64_t kernels,
-              float *input_gradient) {
+static void backward(const struct pass *p, const float *gradient, float scale, const float *const *masks,
+                     int64_t kernels, float *input_gradient) {
     const int m = p->batch, last = p->depth - 1, outputs = p->widths[last + 1], hidden = p->widths[last];
     float *const kernel_gradient = p->kernel_gradients[last], *const bias_gradient = p->bias_gradients[last];
     float **const shift_gradients = p->norm ? p->norm_bias_gradients : p->bias_gradients; /* of what goes into ReLU */
@@ -533,7 +533,7 @@ void backward(const struct pass *p, const float *gradient, float scale, const fl
     }
 }
 
-/* A pass that together() computes: backward with a gradient, else forward; the others as backward() takes them. */
+/* A pass to be computed: backward with a gradient, else forward; the others as backward() takes them. */
 struct call {
     const struct pass *pass;
     const float *const *masks;
@@ -543,17 +543,19 @@ struct call {
     float *input_gradient;
 };
 
-static void compute(const struct call *c) {
-    if (c->gradient) backward(c->pass, c->gradient, c->scale, c->masks, c->kernels, c->input_gradient);
-    else forward(c->pass, c->masks);
+void compute(const struct call *calls, int64_t count) {
+    for (const struct call *c = calls; c < calls + count; c++)
+        if (c->gradient) backward(c->pass, c->gradient, c->scale, c->masks, c->kernels, c->input_gradient);
+        else forward(c->pass, c->masks);
 }
 
-/* A thread of the process's own that computes one call of two. A lone run gives it one several times an update, so
-   that it waits for the next one awake, as long as an update may take; to wake it would cost as much as a product. */
+/* A thread of the process's own. A lone run gives it calls several times an update, so that it waits for the next ones
+   awake, as long as an update may take; to wake it would cost as much as a tenth of a product. */
 static struct {
     pthread_mutex_t used, lock;
     pthread_cond_t given;
-    _Atomic(const struct call *) call; /* NULL once it is done */
+    _Atomic(const struct call *) calls; /* NULL once they are done */
+    int64_t count;
     atomic_int asleep;
     int started;
 } helper = {.used = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .given = PTHREAD_COND_INITIALIZER};
@@ -581,17 +583,17 @@ static int64_t nanoseconds(void) {
 static void *help(void *unused) {
     for (;;) {
         const int64_t since = nanoseconds();
-        for (int spins = 0; !atomic_load(&helper.call) && nanoseconds() - since < AWAKE_NANOSECONDS; spins++)
+        for (int spins = 0; !atomic_load(&helper.calls) && nanoseconds() - since < AWAKE_NANOSECONDS; spins++)
             wait_a_little(spins);
-        if (!atomic_load(&helper.call)) {
+        if (!atomic_load(&helper.calls)) {
             pthread_mutex_lock(&helper.lock);
             atomic_store(&helper.asleep, 1);
-            while (!atomic_load(&helper.call)) pthread_cond_wait(&helper.given, &helper.lock);
+            while (!atomic_load(&helper.calls)) pthread_cond_wait(&helper.given, &helper.lock);
             atomic_store(&helper.asleep, 0);
             pthread_mutex_unlock(&helper.lock);
         }
-        compute(atomic_load(&helper.call));
-        atomic_store(&helper.call, NULL);
+        compute(atomic_load(&helper.calls), helper.count);
+        atomic_store(&helper.calls, NULL);
     }
     return NULL;
 }
@@ -600,7 +602,7 @@ static void *help(void *unused) {
 static void forget_helper(void) {
     helper.used = helper.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     helper.given = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-    helper.call = NULL;
+    helper.calls = NULL;
     helper.asleep = helper.started = 0;
 }
 
@@ -619,23 +621,29 @@ static int helper_runs(void) {
     return helper.started = 1;
 }
 
-/* All calls; with `two_threads` the last one on the helper, unless that has no thread or works for another caller. */
-void together(const struct call *calls, int64_t count, int64_t two_threads) {
-    const struct call *const last = calls + count - 1;
-    const int shared = two_threads && count > 1 && !pthread_mutex_trylock(&helper.used);
-    const int helped = shared && helper_runs();
-    if (helped) {
-        atomic_store(&helper.call, last);
-        if (atomic_load(&helper.asleep)) {
-            pthread_mutex_lock(&helper.lock);
-            pthread_cond_signal(&helper.given);
-            pthread_mutex_unlock(&helper.lock);
-        }
+/* The helper computes the calls, until finish() is given what this returns; where it has no thread, or works for
+   another caller, they are computed here and now. */
+int64_t start(const struct call *calls, int64_t count) {
+    const int free = !pthread_mutex_trylock(&helper.used);
+    if (!free || !helper_runs()) {
+        if (free) pthread_mutex_unlock(&helper.used);
+        compute(calls, count);
+        return 0;
     }
-    for (const struct call *each = calls; each < last; each++) compute(each);
-    if (!helped) compute(last);
-    else for (int spins = 0; atomic_load(&helper.call); spins++) wait_a_little(spins);
-    if (shared) pthread_mutex_unlock(&helper.used);
+    helper.count = count;
+    atomic_store(&helper.calls, calls);
+    if (atomic_load(&helper.asleep)) {
+        pthread_mutex_lock(&helper.lock);
+        pthread_cond_signal(&helper.given);
+        pthread_mutex_unlock(&helper.lock);
+    }
+    return 1;
+}
+
+void finish(int64_t started) {
+    if (!started) return;
+    for (int spins = 0; atomic_load(&helper.calls); spins++) wait_a_little(spins);
+    pthread_mutex_unlock(&helper.used);
 }
 
 /* A step of torch.optim.Adam; *step counts them. */

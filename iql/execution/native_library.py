@@ -10,7 +10,8 @@ import platform
 import shlex
 import subprocess
 import tempfile
-from ctypes import POINTER, c_double, c_float, c_int64, c_void_p
+from collections.abc import Iterator
+from ctypes import POINTER, c_double, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -54,6 +55,22 @@ class CallStruct(ctypes.Structure):
         *(("pass", POINTER(PassStruct)), ("masks", c_void_p), ("gradient", c_void_p), ("scale", c_double)),
         *(("kernels", c_int64), ("input_gradient", c_void_p)),
     )
+
+
+def compute(library: Library, *calls: CallStruct) -> None:
+    """The calls, one after the other, on this thread."""
+    library.compute((CallStruct * len(calls))(*calls), len(calls))
+
+
+@contextlib.contextmanager
+def meanwhile(library: Library, *calls: CallStruct) -> Iterator[None]:
+    """The library's own thread computes the calls, one after the other, while what is within runs on this thread."""
+    given = (CallStruct * len(calls))(*calls)
+    started = library.start(given, len(calls))
+    try:
+        yield
+    finally:
+        library.finish(started)
 
 
 @cache
@@ -132,9 +149,9 @@ def _compile(made: Path) -> None:
 
 def _declared(library: Library) -> Library:
     pointers = {
-        "forward": (POINTER(PassStruct), c_void_p),
-        "backward": (POINTER(PassStruct), c_void_p, c_float, c_void_p, c_int64, c_void_p),
-        "together": (POINTER(CallStruct), c_int64, c_int64),
+        "compute": (POINTER(CallStruct), c_int64),
+        "start": (POINTER(CallStruct), c_int64),
+        "finish": (c_int64,),
         "adam": (c_int64, *[c_void_p] * 5, *[c_double] * 5),
         "follow": (c_int64, c_void_p, c_void_p, c_double),
         "smaller": (c_int64, *[c_void_p] * 3),
@@ -150,4 +167,5 @@ def _declared(library: Library) -> Library:
     for name, types in pointers.items():
         function = getattr(library, name)
         function.argtypes, function.restype = types, None
+    library.start.restype = c_int64
     return library

@@ -6,7 +6,6 @@ The passes are native.c's. They compute what networks.mlp.MLP does with torch's 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from iql.execution.mlp_passes import Buffers
-from iql.execution.native_iql import NativePart, NativePass, pointers, scale_of
-from iql.execution.native_library import CallStruct, Library
+from iql.execution.native_iql import NativePart, NativePass
+from iql.execution.native_library import CallStruct, Library, compute, meanwhile
 from iql.learner.learner import Learner
 from iql.learner.optimizers import PackAdam
 from iql.networks.mlp import MLP, PRODUCT_TYPES
@@ -83,10 +82,14 @@ class NativeMLP:
         """Whether the gradient that is being taken is that of this network's parameters."""
         return self._learner.minimized in (None, self._name)
 
-    def compute(self, calls: Any, rows: int) -> None:
-        """All calls of a C array, the last one of two on the other thread."""
-        two_threads = self._two_threads and rows * self.flat.rows.shape[1] > _WORTH_A_THREAD
-        self.library.together(calls, len(calls), two_threads)
+    def compute(self, calls: Sequence[CallStruct], rows: int) -> None:
+        """All calls, the last one of two on the other thread."""
+        *own, last = calls
+        if own and self._two_threads and rows * self.flat.rows.shape[1] > _WORTH_A_THREAD:
+            with meanwhile(self.library, last):
+                compute(self.library, *own)
+        else:
+            compute(self.library, *calls)
 
 
 class _Kept(Buffers):
@@ -124,36 +127,31 @@ class _Call:
             buffers = _Kept(lane, self._x.device) if learning else lane
             part = NativePart(flat, range(copy, copy + 1), None, buffers, native.low, native.library, own)
             self._passes.append(part.pass_of(self._x[:, each]))
-        self._calls = (CallStruct * len(places))()
-        for call, native_pass in zip(self._calls, self._passes, strict=True):
-            setattr(call, "pass", ctypes.pointer(native_pass.struct))
         views = flat.views(self._total)[: len(native.parameters)]
         lead = (1,) if copies == 1 else (1, copies)
         self._of_parameters = [view.unflatten(0, lead) for view in views]
-        self._masks: list[Any] = []
 
     def forward(self, x: Tensor, masks: Sequence[Tensor] | None) -> Tensor:
         self._x.copy_(x)
-        # Kept, as pointers do not keep what they point to: each half's part of the masks, and the arrays of pointers.
-        parts = [[mask[:, rows] for mask in masks] for rows in self._slices] if masks else []
-        self._masks = [(part, pointers(part)) for part in parts]
-        for place, call in enumerate(self._calls):
-            call.gradient, call.masks = None, ctypes.addressof(self._masks[place][1]) if masks else None
-        self._native.compute(self._calls, self._rows)
+        calls = []
+        for each, rows in zip(self._passes, self._slices, strict=True):
+            calls.append(each.forward_call(masks and [mask[:, rows] for mask in masks]))
+        self._native.compute(calls, self._rows)
         outputs = [each.output for each in self._passes]
         return torch.stack(outputs, 1) if self._native.flat.copies > 1 else torch.cat(outputs, 1)
 
     def backward(self, gradient: Tensor, dropped: bool, kernels: bool, of_input: bool) -> tuple[Any, ...]:
         """The gradients of the input and of each parameter; None where they are not asked for."""
         native, copies = self._native, self._native.flat.copies
-        gradient = gradient.contiguous()
+        gradient, dropout = gradient.contiguous(), native.dropout if dropped else None
         given = torch.empty(copies, *self._x.shape[1:]) if of_input else None
-        for place, (call, rows) in enumerate(zip(self._calls, self._slices, strict=True)):
+        calls = []
+        for place, (each, rows) in enumerate(zip(self._passes, self._slices, strict=True)):
             copy = place if copies > 1 else 0
             of_output = gradient[:, copy] if copies > 1 else gradient[:, rows]
-            call.gradient, call.scale = of_output.data_ptr(), scale_of(native.dropout if dropped else None)
-            call.kernels, call.input_gradient = kernels, None if given is None else given[copy, rows].data_ptr()
-        native.compute(self._calls, self._rows)
+            into = None if given is None else given[copy, rows]
+            calls.append(each.backward_call(of_output, dropout, kernels=kernels, of_input=into))
+        native.compute(calls, self._rows)
         if given is not None and copies > 1:
             given = given.sum(0, keepdim=True)
         if not kernels:

@@ -68,8 +68,12 @@ class MemberThreads:
         return metrics
 
     def _run(self, numbers: range, measure: bool) -> Metrics | None:
-        if self._two_threads and isinstance(self._updates[0], IQLGradients):
-            return on_two_threads(self._updates[0], self._batches[0], numbers, measure, self._pool)
+        first = self._updates[0]
+        if self._two_threads and len(numbers) == 1 and isinstance(first, NativeIQL):
+            with torch.no_grad():
+                return first.update_with_helper(self._batches[0].at(numbers[0]), numbers[0], measure)
+        if self._two_threads and isinstance(first, IQLGradients):
+            return on_two_threads(first, self._batches[0], numbers, measure, self._pool)
         results: list[Metrics | None] = [None] * len(self._updates)
         waiting = deque((member, numbers) for member in range(len(self._updates)))
 

@@ -91,3 +91,19 @@ def test_a_member_has_the_same_bits_alone_on_two_threads(name, path):
     (pack, _), (alone, _) = (trained(each, path, 40) for each in (settings, settings[1:2]))
     torch.set_num_threads(before)
     assert largest_difference(pack.network_state(1), alone.network_state(0)) == 0
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_updates_one_at_a_time_on_two_threads_are_the_same(name):
+    settings = settings_of(name)[:1]
+    (one, expected), (other, metrics) = (trained(settings, path, 1) for path in ("native", "native threads"))
+    batches = Batches(random_transitions(OBSERVATION_DIM, ACTION_DIM), one.seeds, BATCH, "cpu")
+    before = torch.get_num_threads()
+    for threads, learner in ((1, one), (2, other)):
+        execution = choose(learner, BATCH, "native", threads)
+        for count in [30] if learner is one else [1] * 30:
+            execution.advance(batches, count)
+    torch.set_num_threads(before)
+    for kind in ("networks", "optimizers"):
+        assert largest_difference(one.state(0)[kind], other.state(0)[kind]) == 0
+    assert metrics.keys() == expected.keys() and all(torch.equal(metrics[key], expected[key]) for key in expected)
