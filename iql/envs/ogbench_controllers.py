@@ -84,7 +84,7 @@ class _Arm:
     def stepped(self, info: dict[str, Any]) -> None:
         """After a step: a new place and a plan, once a plan is at its end."""
         if self._plan.done:
-            self._plan.reset(*self.env.unwrapped.set_new_target())  # type: ignore[attr-defined]
+            self._plan.reset(*_base(self.env).set_new_target())
 
 
 class _Point:
@@ -94,7 +94,7 @@ class _Point:
         name = "pointmaze-medium-v0"
         with imported(name):
             self.env = _made(name, episode_rows)
-        self._maze: Any = self.env.unwrapped
+            self._maze = _base(self.env)
         free = self._maze.maze_map == 0
         self._starts = [(int(row), int(column)) for row, column in np.argwhere(free)]
         self._goals = [cell for cell in self._starts if not _is_hallway(free, *cell)]
@@ -139,6 +139,11 @@ def _made(name: str, episode_rows: int, **options: Any) -> gymnasium.Env:
     return gymnasium.make(
         name, terminate_at_goal=False, max_episode_steps=episode_rows, disable_env_checker=True, **options
     )
+
+
+def _base(env: gymnasium.Env) -> Any:
+    """The package's own object, which has more methods than Gymnasium's interface."""
+    return env.unwrapped
 
 
 def _one_of(cells: list[tuple[int, int]], draws: np.random.Generator) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import time
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -108,7 +109,8 @@ def _record(dataset: str, episodes: int, seed: int, episode_rows: int, parts: Pa
     progress = _Progress(dataset, episodes, len(missing), episode_rows)
     for number in missing:
         content = io.BytesIO()
-        np.savez(content, **recorder.episode(seed, number))
+        columns: dict[str, Any] = recorder.episode(seed, number)
+        np.savez(content, **columns)
         replace_file(_part(parts, number), content.getbuffer())
         progress.episode_is_done()
 
@@ -128,8 +130,9 @@ def _content(paths: list[Path], facts: str) -> bytes:
             raise UserError(f"{path} {problem}; delete it and run the same command again")
         with np.load(path, allow_pickle=False) as file:
             episodes.append(dict(file))
+    columns: dict[str, Any] = {name: np.concatenate([of[name] for of in episodes]) for name in episodes[0]}
     content = io.BytesIO()
-    np.savez_compressed(content, **{name: np.concatenate([of[name] for of in episodes]) for name in episodes[0]})
+    np.savez_compressed(content, **columns)
     with zipfile.ZipFile(content, "a") as archive:
         archive.comment = facts.encode()
     return content.getvalue()
