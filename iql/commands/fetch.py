@@ -85,20 +85,26 @@ def _values(override: Override) -> list[str]:
     return value.filter(task_configs.names()) if isinstance(value, Glob) else grid.values_of(override)
 
 
-def fetch(node: dict[str, Any]) -> bool:
+def fetch(node: dict[str, Any], checked: dict[Path, str]) -> bool:
     """Download the data of an env section if it is not here, and check it as training does; whether it was missing.
 
-    Prints a line about the data. Raises UserError.
+    checked: the files that were checked before, by the name of the first task that has them; its own is added. Prints a
+    line about the data. Raises UserError.
     """
     if node["_target_"].endswith(".FileTask") or node.get("path"):
         raise UserError("data of your own (env.path=FILE) is not fetched: copy the file to where the jobs can read it")
     before = task_configs.local_path(node)
+    if before in checked:
+        print(f"{node['name']}: already there, the file of {checked[before]}", flush=True)
+        return False
     task = task_configs.task(node)
     transitions = task.transitions()
     now = task_configs.local_path(node)
     where = f"{now}, {_size(now.stat().st_size)}" if now else "in the folder that its own library keeps"
     what = "fetched" if before is None else "already there"
     digest = data_cache.sha256(now) if now else task.digest
+    if now:
+        checked[now] = node["name"]
     print(f"{node['name']}: {what}, {len(transitions):,} transitions, {where}, SHA-256 {digest[:DIGITS]}", flush=True)
     return before is None
 
@@ -108,10 +114,11 @@ def fetch_all(nodes: list[dict[str, Any]]) -> int:
     fetched: list[str] = []
     there: list[str] = []
     failed: list[str] = []
+    checked: dict[Path, str] = {}
     for number, node in enumerate(nodes, 1):
         log.info("%d of %d: %s", number, len(nodes), node["name"])
         try:
-            (fetched if fetch(node) else there).append(node["name"])
+            (fetched if fetch(node, checked) else there).append(node["name"])
         except (UserError, OSError) as error:
             print(f"{Path(sys.argv[0]).name}: {node['name']}: {usage(str(error))}", file=sys.stderr)
             failed.append(node["name"])

@@ -72,19 +72,29 @@ def make(task: str, success_timing: str, horizon: int | None = None, rewards_of_
 
     Raises UserError without the package, for an unknown task, and for a package that cannot be imported.
     """
-    package_version()
     name = environment_id(task)
+    with imported(name):
+        if name not in gymnasium.registry:
+            raise UserError(_unknown(task, name))
+        options: dict[str, Any] = {} if horizon is None else {"max_episode_steps": horizon}
+        env = gymnasium.make(name, success_timing=success_timing, disable_env_checker=True, **options)
+        return SingleTask(env, rewards_of_data)
+
+
+@contextmanager
+def imported(name: str) -> Iterator[None]:
+    """The package is imported within, its environments are registered, and its warnings silent.
+
+    Raises UserError without the package, and for the environment `name` where a part of it cannot be imported.
+    """
+    package_version()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a missing display, and of Gymnasium's about bounds in float64
             import ogbench  # noqa: F401  (registers the environments)
 
             logging.getLogger("absl").setLevel(logging.WARNING)  # dm_control's version of MuJoCo, in every process
-            if name not in gymnasium.registry:
-                raise UserError(_unknown(task, name))
-            options: dict[str, Any] = {} if horizon is None else {"max_episode_steps": horizon}
-            env = gymnasium.make(name, success_timing=success_timing, disable_env_checker=True, **options)
-            return SingleTask(env, rewards_of_data)
+            yield
     except (ImportError, OSError, AttributeError) as error:  # a dm_control for another mujoco
         reason = " ".join(str(error).split())
         raise UserError(f"{name} cannot be made ({type(error).__name__}: {reason}): {INSTALL}") from error

@@ -77,6 +77,11 @@ def generated_path(
     return cache_dir() / "made" / f"{name}{walks}{random}-rows{rows}-seed{seed}.hdf5"
 
 
+def made_ogbench_path(dataset: str, rows: int, seed: int) -> Path:
+    """The path in our own cache of a file made for a dataset of OGBench's; its name is never that of OGBench's own."""
+    return cache_dir() / "made" / f"{dataset}-made-rows{rows}-seed{seed}.npz"
+
+
 def ogbench_url(task: str) -> str:
     """The URL of the file of one of OGBench's single tasks, which those of the same dataset share."""
     return f"{OGBENCH}/{re.sub(r'-singletask(-task[0-9]+)?', '', task)}.npz"

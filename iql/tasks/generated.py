@@ -145,7 +145,7 @@ def made(path: Path, recipe: int, rows: int, make: Callable[[Progress], dict[str
     """
     if path.exists() and file_problem(path, recipe) is None:
         return path
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path.with_name(f".{path.name}.lock"), f"another process is making {path}; waiting for it"):
             if path.exists():
@@ -191,7 +191,7 @@ def _header(body: bytes | memoryview, recipe: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turns an OSError on the way to `path` into a UserError of one line."""
     try:
         yield

@@ -263,6 +263,24 @@ def test_tasks_of_one_file_share_it(shelf, contents):
     assert shelf.asked == ["door-human-v1.hdf5"]
 
 
+def test_the_tasks_of_an_ogbench_file_are_fetched_and_checked_once(shelf, cache, tmp_path):
+    pytest.importorskip("ogbench")
+    from ogbench_data import make
+
+    whole = make(tmp_path / "made.npz", "cube-single-play-v0", steps=10, episodes=2).read_bytes()
+    shelf.sites["cube-single-play-v0.npz"] = Site(whole)
+    first, second = (f"cube-single-play-singletask-task{task}-v0" for task in (1, 3))
+    done = fetch(first, second, "env.url=http://data.example.org/cube-single-play-v0.npz")
+    assert done.returncode == 0, done.stderr
+    assert shelf.asked == ["cube-single-play-v0.npz"]
+    path = cache / "cube-single-play-v0.npz"
+    assert path.read_bytes() == whole
+    one, other, summary = done.stdout.splitlines()
+    assert one.startswith(f"{first}: fetched, 20 transitions, {path}, ")
+    assert other == f"{second}: already there, the file of {first}"
+    assert summary == "1 fetched, 1 already there, 0 failed"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
