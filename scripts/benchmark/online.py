@@ -16,12 +16,12 @@ from iql.data.sampling import Batches
 from iql.runs.run import Run
 from iql.training.online_phase import OnlinePhase
 
-ROUNDS = 5
+ROUNDS = 20
 STEPS = 100_000  # at most, in all rounds
 
 
 def online_row(options: argparse.Namespace, data: Any, pack: int, threads: int) -> dict[str, Any]:
-    """A line for a pack on hopper: both rates, summed over the pack, the fastest of five rounds that take turns."""
+    """A line for a pack on hopper: both rates, summed over the pack, the fastest of twenty rounds that take turns."""
     offline, execution = make_learner(options, pack, threads, "float32")
     batches = Batches(data, offline.seeds, options.batch, offline.device)
     learner, online_execution = make_learner(options, pack, threads, "float32")
@@ -57,7 +57,7 @@ def online_row(options: argparse.Namespace, data: Any, pack: int, threads: int) 
 
 
 def _milliseconds_a_step(online: OnlinePhase, pack: int) -> float:
-    """What acting, the simulator and the new row take for the whole pack: the least mean of five rounds."""
+    """What acting, the simulator and the new row take for the whole pack: the least mean of twenty rounds."""
     best = float("inf")
     for _ in range(ROUNDS):
         began = time.perf_counter()
