@@ -30,20 +30,23 @@ def exit_code_of(command: Callable[[], int | None], interrupted: str = "") -> in
     script = Path(sys.argv[0]).name
     try:
         return command() or 0
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        if not _is_interrupt(error):
+            return report(error, script)
         if interrupted:
             print(f"\n{script}: {interrupted}", file=sys.stderr)
         return 130
-    except Exception as error:
-        return report(error, script)
 
 
-def report(error: Exception, script: str) -> int:
+def report(error: BaseException, script: str) -> int:
     """Print one line, which begins with the script's name, for an error that a user can correct; the exit code.
 
     Every other error is raised again, and with HYDRA_FULL_ERROR=1 in the user's environment every error, so that its
-    traceback is shown. A signal that stopped a training is no error: its code is 128 + the signal's number.
+    traceback is shown. A signal that stopped a training is no error: its code is 128 + the signal's number. Raises
+    KeyboardInterrupt for an error that Ctrl-C led to.
     """
+    if _is_interrupt(error):
+        raise KeyboardInterrupt from error
     if isinstance(error, Stopped):
         print(f"{script}: {error}; the same command goes on from there", file=sys.stderr)
         return hand_over(error.number)
@@ -52,6 +55,13 @@ def report(error: Exception, script: str) -> int:
         raise error
     print(f"{script}: {usage(line)}", file=sys.stderr)
     return 1
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, or an error that Ctrl-C led to in a library, which fails when it cleans up after it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def problem(error: BaseException) -> str | None:
