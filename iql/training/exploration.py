@@ -16,6 +16,7 @@ from iql.envs.vector import EnvironmentFailure
 from iql.errors import UserError
 from iql.evaluation.pending import training_seed
 from iql.learner.learner import Learner
+from iql.learner.noise import Noise
 from iql.networks.distributions import Categorical, Gaussian, distribution
 from iql.networks.lifting import Single
 from iql.runs.appended_file import AppendedFile
@@ -77,6 +78,7 @@ class Exploration:
         self._run_seeded = getattr(task, "run_seeded", False)
         make = getattr(task, "make_learning_envs", None)
         self._scored_by_success = make is not None
+        self._noise = Noise(learner.seeds, torch.device("cpu"))  # where actions are needed: no copy waits for a GPU
         self._episodes = [_Episode((make or task.make_envs)(1)) for _ in learner.seeds]
         self._policies: list[Single] = []
         if learner.device.type == "cpu":  # each by itself: the same bits alone and in a pack
@@ -237,12 +239,12 @@ class Exploration:
         return [self._sampled(place, policy) for place, policy in zip(places, given, strict=True)]
 
     def _sampled(self, place: int, policy: Gaussian | Categorical) -> np.ndarray:
-        noise, shape = self._learner.noise.at(self.steps), (self._task.action_dim,)
+        noise, shape = self._noise.at(self.steps), (self._task.action_dim,)
         draw = noise.uniform if isinstance(policy, Categorical) else noise.normal
-        action = policy.sample(draw("exploration", *shape)[place].cpu(), self._temperature)[0]
+        action = policy.sample(draw("exploration", *shape)[place], self._temperature)[0]
         if isinstance(policy, Gaussian):
             if self._action_noise:
-                action = action + self._action_noise * noise.normal("action_noise", *shape)[place].cpu()
+                action = action + self._action_noise * noise.normal("action_noise", *shape)[place]
             action = action.clamp(-1, 1)
         return action.numpy()
 
