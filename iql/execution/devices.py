@@ -35,6 +35,12 @@ def cores(threads: int | None) -> int:
     return threads or usable()
 
 
+def wait(device: torch.device) -> None:
+    """Return when the device has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def set_precision(precision: str, device: torch.device) -> None:
     """Settle what products are taken in. Raises UserError for a precision that the device lacks."""
     torch.backends.cuda.matmul.fp32_precision = "ieee" if precision == "ieee" else "tf32"

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from iql.runs.appended_file import AppendedFile
 from iql.system.atomic_files import from_json, to_json
@@ -19,6 +19,7 @@ Record = dict[str, Any]
 
 FLUSH_SECONDS = 5.0
 TAIL_BYTES = 1 << 14
+BLOCK_BYTES = 1 << 18  # read at once: what fits into a processor's cache
 
 
 class MetricsFile(AppendedFile):
@@ -79,35 +80,44 @@ def read_sample(path: Path, every: int) -> tuple[list[Record], list[Record], lis
     found: dict[str, list[Record]] = {"train": [], "eval": [], "episode": []}
     if not path.exists():
         return found["train"], found["eval"], found["episode"]
-    content = path.read_bytes()
-    for number, begin, end in _sampled_lines(content, every):
-        line = content[begin:end]
-        record = _record(line, path, number) if line.strip() else None
-        if record is not None:
-            found.setdefault(record["kind"], []).append(record)
+    with open(path, "rb") as file:
+        for number, line in _sampled_lines(file, every):
+            record = _record(line, path, number) if line.strip() else None
+            if record is not None:
+                found.setdefault(record["kind"], []).append(record)
     return found["train"], found["eval"], found["episode"]
 
 
 _TRAIN_PREFIX = b'{"kind": "train",'
 
 
-def _sampled_lines(content: bytes, every: int) -> Iterator[tuple[int, int, int]]:
-    """Number (from 1), begin and end of one in `every` of the lines that look like train records, and of all others."""
+def _sampled_lines(file: BinaryIO, every: int) -> Iterator[tuple[int, bytes]]:
+    """Number (from 1) and content of one in `every` of the lines that look like train records, and of all others."""
     import numpy as np  # not at the top: status.py, which reads the ends of files alone, needs none
 
-    data, prefix = np.frombuffer(content, np.uint8), np.frombuffer(_TRAIN_PREFIX, np.uint8)
-    ends = np.flatnonzero(data == ord("\n"))
-    begins = np.concatenate(([0], ends + 1))[:-1]
-    looks = np.zeros(len(ends), bool)
-    if len(data) >= len(prefix):
-        windows = np.lib.stride_tricks.sliding_window_view(data, len(prefix))
-        # A window that is moved back from the end has the end of a line in it, which no prefix has.
-        beginnings = windows[np.minimum(begins, len(windows) - 1)]
-        looks = (beginnings == prefix).all(1) & (data[ends - 1] == ord("}"))
-    chosen = ~looks
-    chosen[np.flatnonzero(looks)[::every]] = True
-    for index in np.flatnonzero(chosen).tolist():
-        yield index + 1, int(begins[index]), int(ends[index])
+    prefix = np.frombuffer(_TRAIN_PREFIX, np.uint8)
+    passed, trains = 0, 0  # lines before this block, and those of them that look like train records
+    begun: list[bytes] = []  # of a line whose end has not been read
+    while block := file.read(BLOCK_BYTES):
+        if b"\n" not in block:
+            begun.append(block)
+            continue
+        content = b"".join((*begun, block))
+        data = np.frombuffer(content, np.uint8)
+        ends = np.flatnonzero(data == ord("\n"))
+        begins = np.concatenate(([0], ends + 1))
+        looks = np.zeros(len(ends), bool)
+        if len(data) >= len(prefix):
+            windows = np.lib.stride_tricks.sliding_window_view(data, len(prefix))
+            # A window that is moved back from the end has the end of a line in it, which no prefix has.
+            beginnings = windows[np.minimum(begins[:-1], len(windows) - 1)]
+            looks = (beginnings == prefix).all(1) & (data[ends - 1] == ord("}"))
+        chosen = ~looks
+        chosen[np.flatnonzero(looks)[-trains % every :: every]] = True
+        for index in np.flatnonzero(chosen).tolist():
+            yield passed + index + 1, content[begins[index] : ends[index]]
+        passed, trains = passed + len(ends), trains + int(looks.sum())
+        begun = [content[begins[-1] :]]
 
 
 def _record(line: bytes, path: Path, number: int) -> Record | None:

@@ -19,6 +19,7 @@ from iql.errors import UserError
 from iql.evaluation.pending import Evaluator, episode_seeds
 from iql.evaluation.rollout import Episodes, first_step
 from iql.evaluation.workers import RolloutWorkers
+from iql.execution import devices
 from iql.execution.paths import Execution
 from iql.learner.learner import Learner, Metrics
 from iql.runs.leases import Leases
@@ -147,6 +148,7 @@ class Training:
             save = number % checkpoint["every"] == 0 or number in (self.phases.offline, updates)
             failing = self.online is not None and len(self.online.exploration.failures) > 0
             if metrics is not None or due or save or failing or self.signals.received:
+                devices.wait(self.learner.device)  # on CUDA the updates have only been given to it
                 now = time.monotonic()
                 self.position.train_seconds += now - since
                 failure = self.evaluations.failure(wait=due)

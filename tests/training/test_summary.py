@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from iql.evaluation.rollout import Episodes
+from iql.runs import metrics_file
 from iql.runs.metrics_file import MetricsFile, read_metrics, read_records, read_sample
 from iql.system.atomic_files import read_json, write_json
 from iql.training.summary import evaluation_record, summary
@@ -60,8 +61,8 @@ def test_files_of_earlier_versions_with_nan_in_them_are_read(tmp_path):
     assert read_json(tmp_path / "summary.json") == {"score": None}
 
 
-def test_a_sample_is_what_reading_line_by_line_gives(tmp_path, caplog):
-    """Of files that end anywhere, with damaged, empty and foreign lines."""
+def test_a_sample_is_what_reading_line_by_line_gives(tmp_path, caplog, monkeypatch):
+    """Of files that end anywhere, with damaged, empty and foreign lines, read in blocks that end anywhere."""
     path, random = tmp_path / "metrics.jsonl", np.random.default_rng(0)
     train = [f'{{"kind": "train", "update": {5 * number}, "q_loss": 0.5}}' for number in range(40)]
     evaluation = '{"kind": "eval", "update": 20, "score": 1.0}'
@@ -71,6 +72,7 @@ def test_a_sample_is_what_reading_line_by_line_gives(tmp_path, caplog):
         content = "\n".join(lines).encode()
         path.write_bytes(content[: random.integers(0, len(content) + 1)] + b"\n" * random.integers(0, 2))
         every = int(random.integers(1, 5))
+        monkeypatch.setattr(metrics_file, "BLOCK_BYTES", int(random.integers(1, 200)))
         *whole, _ = path.read_bytes().decode().split("\n")
         looks = [line for line in whole if line.startswith('{"kind": "train",') and line.endswith("}")]
         caplog.clear()
