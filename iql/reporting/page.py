@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -74,7 +73,7 @@ def html(report: Report, path: Path, refresh: float | None = None) -> str:
         maps=list(_maps(report)),
         runs=[_run(report, run, path) for run in report.runs],
         commits=sorted({run.commit for run in report.runs if run.commit}),
-        data=_embedded([asdict(chart) for chart in drawn]),
+        data=_embedded([vars(chart) for chart in drawn]),
         refresh=refresh,
         css=(_ASSETS / "page.css").read_text(),
         script=(_ASSETS / "page.js").read_text(),

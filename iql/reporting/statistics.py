@@ -17,6 +17,7 @@ Scores = Sequence[np.ndarray]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+BATCH = 100  # resamples of curves that are made at once, so that they fit a processor's cache
 
 
 def mean(tasks: Scores) -> float:
@@ -113,6 +114,7 @@ def _bootstrap(statistic: Callable[..., np.ndarray], samples: Scores) -> tuple:
         samples,
         statistic,
         n_resamples=RESAMPLES,
+        batch=BATCH if samples[0].ndim > 1 else None,
         vectorized=True,
         axis=-1,
         confidence_level=CONFIDENCE,

@@ -14,7 +14,7 @@ import numpy as np
 from iql.errors import UserError
 from iql.runs import checkpoints
 from iql.system.atomic_files import replace_file
-from iql.system.size_limits import check_archive
+from iql.system.size_limits import read_archive
 
 FILE = "episodes.npz"
 _NETWORKS = "networks.ckpt"
@@ -68,9 +68,8 @@ def read(directory: Path) -> KeptEpisodes | None:
     if not path.exists():
         return None
     try:
-        check_archive(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            kept, networks = _checked(arrays), str(arrays["networks"][()])
+        arrays = read_archive(path)
+        kept, networks = _checked(arrays), str(arrays["networks"][()])
     except (OSError, TypeError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}); {again}") from error
     final = directory / _NETWORKS
@@ -79,11 +78,11 @@ def read(directory: Path) -> KeptEpisodes | None:
     return kept
 
 
-def _checked(arrays: np.lib.npyio.NpzFile) -> KeptEpisodes:
+def _checked(arrays: dict[str, np.ndarray]) -> KeptEpisodes:
     """Raises TypeError, ValueError or KeyError for arrays of other kinds, or that are not of the same episodes."""
     scores, returns = (arrays[name].astype(np.float64, casting="safe") for name in ("scores", "returns"))
     lengths = arrays["lengths"].astype(np.int64, casting="safe")
-    reached = arrays["reached"].astype(bool, casting="safe") if "reached" in arrays.files else None
+    reached = arrays["reached"].astype(bool, casting="safe") if "reached" in arrays else None
     shapes = {each.shape for each in (scores, returns, lengths, reached) if each is not None}
     if len(shapes) != 1 or len(scores.shape) != 1 or not len(scores):
         raise ValueError(f"its arrays have the shapes {', '.join(map(str, shapes))}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from iql.runs.appended_file import AppendedFile
 from iql.system.atomic_files import from_json, to_json
@@ -64,11 +65,7 @@ def read_records(path: Path) -> list[Record]:
     """
     if not path.exists():
         return []
-    records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip() and (record := _record(line, path, number)) is not None:
-            records.append(record)
-    return records
+    return _records(list(enumerate(path.read_bytes().splitlines(), start=1)), path)
 
 
 def read_sample(path: Path, every: int) -> tuple[list[Record], list[Record], list[Record]]:
@@ -77,58 +74,69 @@ def read_sample(path: Path, every: int) -> tuple[list[Record], list[Record], lis
     Other train records are neither parsed nor copied, so that a thousand long runs are read in seconds. Damaged lines
     are treated as in `read_records`; a last line without its end is ignored, as the run may be writing it.
     """
-    found: dict[str, list[Record]] = {"train": [], "eval": [], "episode": []}
-    if not path.exists():
-        return found["train"], found["eval"], found["episode"]
-    with open(path, "rb") as file:
-        for number, line in _sampled_lines(file, every):
-            record = _record(line, path, number) if line.strip() else None
-            if record is not None:
-                found.setdefault(record["kind"], []).append(record)
-    return found["train"], found["eval"], found["episode"]
+    records: list[Record] = []
+    if path.exists():
+        with open(path, "rb", buffering=0) as file:
+            records = _records(list(_sampled_lines(file, every)), path)
+    return of_kind(records, "train"), of_kind(records, "eval"), of_kind(records, "episode")
 
 
-_TRAIN_PREFIX = b'{"kind": "train",'
+_TRAIN, _TRAIN_PLACE = b'"train",', len('{"kind": ')
+"""What is at this place of a train record's line."""
 
 
-def _sampled_lines(file: BinaryIO, every: int) -> Iterator[tuple[int, bytes]]:
-    """Number (from 1) and content of one in `every` of the lines that look like train records, and of all others."""
+def _sampled_lines(file: io.FileIO, every: int) -> Iterator[tuple[int, bytes]]:
+    """Number (from 1) and content of one in `every` of the lines that look like train records, and of all others.
+
+    The memory is the same for every block: fresh memory costs more here than what is done with it.
+    """
     import numpy as np  # not at the top: status.py, which reads the ends of files alone, needs none
 
-    prefix = np.frombuffer(_TRAIN_PREFIX, np.uint8)
+    beyond = _TRAIN_PLACE + len(_TRAIN)  # bytes of the memory that are not read into, so that every line has its place
+    train = np.frombuffer(_TRAIN, np.uint64)
+    memory, is_end = np.empty(BLOCK_BYTES + beyond, np.uint8), np.empty(BLOCK_BYTES, bool)
     passed, trains = 0, 0  # lines before this block, and those of them that look like train records
-    begun: list[bytes] = []  # of a line whose end has not been read
-    while block := file.read(BLOCK_BYTES):
-        if b"\n" not in block:
-            begun.append(block)
-            continue
-        content = b"".join((*begun, block))
-        data = np.frombuffer(content, np.uint8)
-        ends = np.flatnonzero(data == ord("\n"))
+    held = 0  # bytes at the front of a line whose end has not been read
+    while read := file.readinto(memory[held:-beyond].data):
+        data = memory[: held + read]
+        ends = np.flatnonzero(np.equal(data, ord("\n"), out=is_end[: len(data)]))
         begins = np.concatenate(([0], ends + 1))
-        looks = np.zeros(len(ends), bool)
-        if len(data) >= len(prefix):
-            windows = np.lib.stride_tricks.sliding_window_view(data, len(prefix))
-            # A window that is moved back from the end has the end of a line in it, which no prefix has.
-            beginnings = windows[np.minimum(begins[:-1], len(windows) - 1)]
-            looks = (beginnings == prefix).all(1) & (data[ends - 1] == ord("}"))
+        words = np.ndarray(len(memory) - 7, np.uint64, memory, strides=(1,))  # the eight bytes from each place on
+        looks = (words[begins[:-1] + _TRAIN_PLACE] == train) & (data[ends - 1] == ord("}"))
         chosen = ~looks
         chosen[np.flatnonzero(looks)[-trains % every :: every]] = True
         for index in np.flatnonzero(chosen).tolist():
-            yield passed + index + 1, content[begins[index] : ends[index]]
+            yield passed + index + 1, data[begins[index] : ends[index]].tobytes()
         passed, trains = passed + len(ends), trains + int(looks.sum())
-        begun = [content[begins[-1] :]]
+        rest = data[begins[-1] :].copy()
+        held = len(rest)
+        if held + beyond == len(memory):
+            memory, is_end = np.empty(2 * held + beyond, np.uint8), np.empty(2 * held, bool)
+        memory[:held] = rest
 
 
-def _record(line: bytes, path: Path, number: int) -> Record | None:
-    try:
-        record = from_json(line)
-    except ValueError:  # UnicodeDecodeError is one too
-        record = None
-    if isinstance(record, dict) and isinstance(record.get("update"), int) and "kind" in record:
-        return record
-    log.warning("%s, line %d: not a whole record, left out", path, number)
-    return None
+def _records(lines: list[tuple[int, bytes]], path: Path) -> list[Record]:
+    """The records of numbered lines, without empty and damaged ones; a warning names each of these."""
+    lines = [(number, line) for number, line in lines if line.strip()]
+    with contextlib.suppress(ValueError):
+        together = from_json(b"[" + b",".join(line for _, line in lines) + b"]")  # faster than one by one
+        if len(together) == len(lines) and all(map(_is_whole, together)):
+            return together
+    records = []
+    for number, line in lines:
+        try:
+            record = from_json(line)
+        except ValueError:  # UnicodeDecodeError is one too
+            record = None
+        if _is_whole(record):
+            records.append(record)
+        else:
+            log.warning("%s, line %d: not a whole record, left out", path, number)
+    return records
+
+
+def _is_whole(record: Any) -> bool:
+    return isinstance(record, dict) and isinstance(record.get("update"), int) and "kind" in record
 
 
 def read_tail(path: Path) -> list[Record]:

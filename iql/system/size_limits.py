@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -32,6 +34,30 @@ def check_archive(path: Path) -> None:
 
     Each array must be exactly as large as its header says, so that a header alone allocates nothing.
     """
+    for _ in _checked_members(path):
+        pass
+
+
+def read_archive(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a NumPy archive by name, checked as by check_archive and read at once."""
+    arrays = {}
+    for member in _checked_members(path):
+        order: Literal["F", "C"] = "F" if member.columns else "C"
+        arrays[member.name] = np.ndarray(member.shape, member.dtype, bytearray(member.file.read()), order=order)
+    return arrays
+
+
+class _Member(NamedTuple):
+    """An array of an archive: what its header says, and the file, of which the content is left to read."""
+
+    name: str
+    shape: tuple[int, ...]
+    columns: bool
+    dtype: np.dtype
+    file: IO[bytes]
+
+
+def _checked_members(path: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         for entry in entries:
@@ -43,10 +69,10 @@ def check_archive(path: Path) -> None:
         for entry in entries:
             with archive.open(entry) as file:
                 try:
-                    shape, _, dtype = array_header(file)
+                    shape, columns, dtype = array_header(file)
                 except (KeyError, ValueError, TypeError) as error:
                     raise UserError(f"{path}: {entry.filename} is no array of numbers ({error})") from error
-                claimed = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
+                claimed = file.tell() + math.prod(shape) * dtype.itemsize
                 if dtype.hasobject:
                     raise UserError(f"{path}: {entry.filename} holds Python objects, which are never unpickled")
                 if claimed != entry.file_size:
@@ -54,6 +80,7 @@ def check_archive(path: Path) -> None:
                         f"{path}: {entry.filename} claims {list(shape)} of {dtype}, {claimed:,} bytes where the file "
                         f"has {entry.file_size:,}; it is damaged"
                     )
+                yield _Member(entry.filename.removesuffix(".npy"), shape, columns, dtype, file)
 
 
 def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

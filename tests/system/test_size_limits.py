@@ -15,6 +15,7 @@ import pytest
 
 from iql.dataset_files import data_file
 from iql.errors import UserError
+from iql.system.size_limits import read_archive
 
 ROWS = 50
 
@@ -216,3 +217,18 @@ def test_objects_in_an_archive_are_not_unpickled(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"text", member(np.zeros(3))[:20]])
 def test_what_is_no_array_in_an_archive(tmp_path, content):
     one_line(archive(tmp_path / "sent.npz", rewards=content), "rewards.npy is no array of numbers")
+
+
+def test_an_archive_read_at_once_is_what_numpy_reads(tmp_path):
+    values = {
+        "rows": np.arange(6.0).reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)),
+    }
+    values |= {"number": np.int64(5), "text": np.str_("d4rl"), "no_text": np.str_(""), "nothing": np.zeros((0, 3))}
+    np.savez_compressed(tmp_path / "made.npz", **values)
+    read = read_archive(tmp_path / "made.npz")
+    with np.load(tmp_path / "made.npz") as expected:
+        assert list(read) == list(expected)
+        for name, array in read.items():
+            np.testing.assert_array_equal(array, expected[name], strict=True)
+            assert array.flags.writeable

@@ -67,6 +67,7 @@ def test_a_sample_is_what_reading_line_by_line_gives(tmp_path, caplog, monkeypat
     train = [f'{{"kind": "train", "update": {5 * number}, "q_loss": 0.5}}' for number in range(40)]
     evaluation = '{"kind": "eval", "update": 20, "score": 1.0}'
     odd = ["", " ", "}", '{"kind": "train",', '{"kind": "train"}', '{"kind": "train", "update": 3', "x}", evaluation]
+    odd += [f"{evaluation}, {evaluation}", f"{train[0]},{train[1]}"]
     for _ in range(200):
         lines = random.choice([*train, *odd, *odd], random.integers(0, 30)).tolist()
         content = "\n".join(lines).encode()

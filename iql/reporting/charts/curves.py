@@ -129,20 +129,28 @@ def _is_curve(traces: Sequence[dict[str, Any]]) -> bool:
 def diagnostics(report: Report, table: Table, style: Style) -> Iterator[Chart | Omission]:
     """Train records, mean over seeds, of each task and quantity."""
     for env, results in by_task(table.results).items():
+        quantities = {result.label: _quantities(result.runs) for result in ordered(results, style)}
         for key, name in DIAGNOSTICS.items():
             traces = []
-            for result in ordered(results, style):
-                values: dict[int, list[float]] = defaultdict(list)
-                for record in (record for run in result.runs for record in run.train):
-                    if record.get(key) is not None:
-                        values[record["update"]].append(record[key])
-                if values:
+            for label, found in quantities.items():
+                if values := found[key]:
                     updates = sorted(values)
                     means = [sum(values[update]) / len(values[update]) for update in updates]
-                    traces.append(style.line(result.label, updates, means, hovertemplate="%{y:.4g} after %{x:,}"))
+                    traces.append(style.line(label, updates, means, hovertemplate="%{y:.4g} after %{x:,}"))
             if traces and not _is_curve(traces):
                 yield Omission("diagnostics", "One train record, so there is no curve", title_of(env, table, report))
             elif traces:
                 title = f"{name}, {title_of(env, table, report)}"
                 ends = "; ".join(f"{trace['name']} ends at {trace['y'][-1]:.4g}" for trace in traces[:12])
                 yield Chart("diagnostics", env, title, f"{name}: {ends}", traces, axes("updates", ""))
+
+
+def _quantities(runs: Sequence[RunRecord]) -> dict[str, dict[int, list[float]]]:
+    """The values of each quantity that is drawn in the runs' train records, by update."""
+    found: dict[str, dict[int, list[float]]] = {key: defaultdict(list) for key in DIAGNOSTICS}
+    for record in (record for run in runs for record in run.train):
+        update = record["update"]
+        for key, values in found.items():
+            if (value := record.get(key)) is not None:
+                values[update].append(value)
+    return found
