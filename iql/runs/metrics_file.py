@@ -20,7 +20,7 @@ Record = dict[str, Any]
 
 FLUSH_SECONDS = 5.0
 TAIL_BYTES = 1 << 14
-BLOCK_BYTES = 1 << 18  # read at once: what fits into a processor's cache
+BLOCK_BYTES = 1 << 19  # read at once: what fits into a processor's cache
 
 
 class MetricsFile(AppendedFile):
