@@ -60,10 +60,11 @@ def main() -> None:
     options = parser.parse_args()
     try:
         files = sorted((options.run / "checkpoints").glob("update=*.ckpt"))
+        files += options.run.glob("networks.ckpt")  # all that a finished run has
         policies = [iql.load_policy(file) for file in files]
         settings = policies[0].settings if policies else None
         if settings is None:
-            raise UserError(f"{options.run}: is no run with checkpoints; train with checkpoint.keep=100")
+            raise UserError(f"{options.run}: is no run with networks or checkpoints")
         envs = (settings["env"], {**settings["env"], "path": str(options.unseen)})
         trained, unseen = (sample(task_configs.task(env).transitions()) for env in envs)
         print("         trained on:                    unseen:")
