@@ -44,12 +44,14 @@ def sample(data: Transitions) -> Sample:
 
 
 def fit(policy: TrainedPolicy, algorithm: dict[str, Any], rows: Sample) -> tuple[float, float, float]:
-    """The mean error, the weighted one, and the mean of V."""
+    """The mean error, the weighted one, and the mean of V; the last two are NaN where V is not learned."""
+    error = np.square(policy.act(rows.observations) - rows.actions).mean(1)
+    if "value" not in policy.trained.networks:
+        return float(error.mean()), np.nan, np.nan
     values = values_of(policy.trained)
     v = values(rows.observations)
     advantage = rows.rewards + algorithm["discount"] * rows.masks * values(rows.next_observations) - v
     weights = np.exp(np.minimum(algorithm["beta"] * advantage, np.log(algorithm["advantage_cap"])))
-    error = np.square(policy.act(rows.observations) - rows.actions).mean(1)
     return float(error.mean()), float((weights * error).sum() / weights.sum()), float(v.mean())
 
 
