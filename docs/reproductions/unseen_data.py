@@ -3,6 +3,8 @@
     python train.py env=TASK env.path=FILE checkpoint.every=25000 checkpoint.keep=100
     python docs/reproductions/unseen_data.py runs/single/TASK/CONFIGURATION/seed=0 UNSEEN
 
+Give it while the run trains, or stop the run before its end: one that is done has its final networks alone.
+
 A row's error is the squared distance of the policy's mean action from the recorded one, a mean over action entries. The
 weighted mean over rows is what the policy is trained to make small: weights exp(beta · A) up to the cap, with
 A = r + discount · V(s') − V(s).
