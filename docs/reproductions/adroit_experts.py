@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import cache, partial
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ from iql.config import task_configs
 from iql.errors import UserError
 from iql.reporting.statistics import mean_interval
 from iql.system.atomic_files import replace_file
+
+EPISODES_AT_ONCE = 400  # given to the pool together
 
 
 class Expert:
@@ -54,34 +58,37 @@ class Episode(NamedTuple):
     timeouts: np.ndarray
 
 
-def episodes(env: gymnasium.Env, expert: Expert, seed: int, *, sampled: bool) -> Iterator[Episode]:
-    """Episodes without end; the n-th is a function of (seed, n)."""
-    number = 0
-    while True:
-        draws = np.random.default_rng((seed, number))
-        observation, _ = env.reset(seed=seed * 1_000_000 + number)
-        rows: list[tuple] = []
-        over = False
-        while not over:
-            noise = draws.standard_normal(env.action_space.shape) if sampled else None
-            action = expert(observation, noise)
-            after, reward, terminated, truncated, _ = env.step(action)
-            rows.append((observation, action, reward, terminated, truncated and not terminated))
-            observation, over = after, terminated or truncated
-        columns = [np.array(column) for column in zip(*rows, strict=True)]
-        types = (np.float32, np.float32, np.float32, bool, bool)
-        yield Episode(*(column.astype(kind) for column, kind in zip(columns, types, strict=True)))
-        number += 1
+@cache
+def stage(experts: Path, name: str) -> tuple[gymnasium.Env, Expert]:
+    """The environment of a task and its expert, made once a process."""
+    return _task(name).env_makers(1)[0](), Expert(experts / f"{name}.npz")
 
 
-def returns(experts: Path, names: list[str], count: int, seed: int) -> None:
+def play(experts: Path, name: str, seed: int, number: int, *, sampled: bool) -> Episode:
+    """An episode, which is a function of (seed, number)."""
+    env, expert = stage(experts, name)
+    draws = np.random.default_rng((seed, number))
+    observation, _ = env.reset(seed=seed * 1_000_000 + number)
+    rows: list[tuple] = []
+    over = False
+    while not over:
+        noise = draws.standard_normal(env.action_space.shape) if sampled else None
+        action = expert(observation, noise)
+        after, reward, terminated, truncated, _ = env.step(action)
+        rows.append((observation, action, reward, terminated, truncated and not terminated))
+        observation, over = after, terminated or truncated
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    types = (np.float32, np.float32, np.float32, bool, bool)
+    return Episode(*(column.astype(kind) for column, kind in zip(columns, types, strict=True)))
+
+
+def returns(pool: Executor, experts: Path, names: list[str], count: int, seed: int) -> None:
     """Print the mean return and the score of each expert with a 95 % interval, of samples and of the mean action."""
     for name in names:
         task = _task(name)
-        expert = Expert(experts / f"{name}.npz")
         for sampled in (True, False):
-            source = episodes(task.env_makers(1)[0](), expert, seed, sampled=sampled)
-            totals = np.array([next(source).rewards.sum(dtype=np.float64) for _ in range(count)])
+            played = pool.map(partial(play, experts, name, seed, sampled=sampled), range(count))
+            totals = np.array([episode.rewards.sum(dtype=np.float64) for episode in played])
             low, high = mean_interval(task.score(totals)) or (np.nan, np.nan)
             actions = "sampled actions" if sampled else "mean action"
             print(
@@ -91,17 +98,18 @@ def returns(experts: Path, names: list[str], count: int, seed: int) -> None:
             )
 
 
-def collect(experts: Path, name: str, rows: int, seed: int, out: Path) -> None:
+def collect(pool: Executor, experts: Path, name: str, rows: int, seed: int, out: Path) -> None:
     """Write a file in D4RL's layout of so many rows of the expert's sampled actions; the last episode is cut off."""
+    horizon = _task(name).horizon
     kept: list[Episode] = []
     done = 0
-    for episode in episodes(_task(name).env_makers(1)[0](), Expert(experts / f"{name}.npz"), seed, sampled=True):
-        kept.append(episode)
-        done += len(episode.rewards)
-        if len(kept) % 50 == 0 or done >= rows:
-            print(f"{name}: {min(done, rows):,} of {rows:,} rows, {len(kept)} episodes", flush=True)
-        if done >= rows:
-            break
+    while done < rows:
+        wanted = min(ceil((rows - done) / horizon), EPISODES_AT_ONCE)
+        for episode in pool.map(partial(play, experts, name, seed, sampled=True), range(len(kept), len(kept) + wanted)):
+            kept.append(episode)
+            done += len(episode.rewards)
+            if len(kept) % 50 == 0 or done >= rows:
+                print(f"{name}: {min(done, rows):,} of {rows:,} rows, {len(kept)} episodes", flush=True)
     columns = {field: np.concatenate([getattr(each, field) for each in kept])[:rows] for field in Episode._fields}
     columns["timeouts"][-1] |= not columns["terminals"][-1]
     content = io.BytesIO()
@@ -125,15 +133,17 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes that play (default 1)")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     try:
-        if options.what == "returns":
-            returns(options.experts, options.names, options.episodes, options.seed)
-        else:
-            for name in options.names:
-                out = options.out or Path(f"{name}-expert-made.hdf5")
-                collect(options.experts, name, options.rows, options.seed, out)
+        with ProcessPoolExecutor(options.workers) as pool:
+            if options.what == "returns":
+                returns(pool, options.experts, options.names, options.episodes, options.seed)
+            else:
+                for name in options.names:
+                    out = options.out or Path(f"{name}-expert-made.hdf5")
+                    collect(pool, options.experts, name, options.rows, options.seed, out)
     except UserError as error:
         sys.exit(f"adroit_experts.py: {error}")
 

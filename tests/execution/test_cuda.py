@@ -301,6 +301,17 @@ def test_a_state_of_one_device_continues_on_the_other(data, tmp_path):
     torch.testing.assert_close(on_cuda, cpu[0].mean_actions(observations), rtol=0, atol=1e-4)
 
 
+def test_the_speed_of_a_training_counts_what_the_card_has_still_to_do():
+    product = torch.ones(8192, 8192, device="cuda")
+    done = torch.cuda.Event()
+    for _ in range(20):
+        product = product @ product * 0
+    done.record()
+    assert not done.query()
+    devices.wait(torch.device("cuda"))
+    assert done.query()
+
+
 def test_what_does_not_fit_or_is_not_there_is_refused():
     cuda, free = torch.device("cuda"), torch.cuda.mem_get_info()[0]
     devices.check_memory(member=free // 100, shared=0, members=3, device=cuda)
