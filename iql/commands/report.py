@@ -36,6 +36,7 @@ from iql.reporting.tables.markdown import markdown
 from iql.reporting.tables.terminal import terminal
 from iql.runs.run_state import RUNNING
 from iql.system.atomic_files import replace_file
+from iql.system.cpu_cores import usable
 
 FORMATS: dict[str, Callable[[Report], str | bytes]] = {
     ".md": markdown,
@@ -44,6 +45,9 @@ FORMATS: dict[str, Callable[[Report], str | bytes]] = {
     ".png": lambda report: image(report, "png"),
     ".svg": lambda report: image(report, "svg"),
 }
+
+MAX_PROCESSES = 8
+"""Processes that read runs; each takes some 100 MB."""
 
 
 def main() -> int:
@@ -68,7 +72,8 @@ def make(options: argparse.Namespace) -> None:
     if options.every <= 0:
         raise UserError(f"--every {options.every:g}: must be above 0")
     check(options.out)
-    watch(Reader(options.folders), options.budget, options.out, options.every if options.watch else None)
+    reader = Reader(options.folders, processes=min(usable(), MAX_PROCESSES))
+    watch(reader, options.budget, options.out, options.every if options.watch else None)
 
 
 def check(files: list[Path]) -> None:

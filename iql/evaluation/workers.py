@@ -21,9 +21,9 @@ import gymnasium
 
 from iql.errors import UserError
 from iql.evaluation.rollout import CHUNK, Act, Episodes, evaluate_chunk
-from iql.evaluation.worker_context import WorkerContext, start_resource_tracker
 from iql.evaluation.worker_process import initialize, open_environments, play
 from iql.system.cpu_cores import usable
+from iql.system.worker_context import WorkerContext, start_resource_tracker
 from iql.tasks.task import Task
 
 MAX_WORKERS = 16

@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,9 +23,13 @@ from iql.runs.leases import live_owner
 from iql.runs.metrics_file import Record, read_sample
 from iql.runs.run_state import run_state
 from iql.system.atomic_files import read_json
+from iql.system.divided_work import divided
 
 SAMPLED_RECORDS = 100
 """Train records of a whole run that are read, evenly spaced."""
+
+RUNS_OF_A_PROCESS = 50
+"""Runs that are worth starting another process."""
 
 _OTHER_FOLDERS = ("wandb", "tensorboard", "checkpoints")
 
@@ -82,13 +87,15 @@ class NoRuns(UserError):
 class Reader:
     """Reads the runs below some folders; later calls read only those that have changed.
 
-    notes  what is wrong, a line each
+    processes  that many runs are read by; more than one only for a program whose main module does nothing on import
+    notes      what is wrong, a line each
     """
 
-    def __init__(self, folders: Iterable[Path]):
+    def __init__(self, folders: Iterable[Path], processes: int = 1):
         self.folders = list(folders)
+        self.processes = processes
         self.notes: list[str] = []
-        self._read: dict[Path, tuple[tuple, RunRecord, list[str]]] = {}
+        self._read: dict[Path, tuple[tuple, _Reading]] = {}
 
     def runs(self) -> list[RunRecord]:
         """Every run, ordered by task, configuration and seed; where two folders have the same run, the first.
@@ -104,8 +111,10 @@ class Reader:
             directories = list(_directories(folder))
             if not directories:
                 self.notes.append(f"{folder}: there are no runs in it")
+            self._read_changed(directories, now)
             for directory in directories:
-                run = self._one(directory, now)
+                run, notes = self._read[directory][1]
+                self.notes += notes
                 if run is None:
                     continue
                 first = found.setdefault(run.key, run)
@@ -115,20 +124,32 @@ class Reader:
             raise NoRuns("; ".join(self.notes))
         return [found[key] for key in sorted(found)]
 
-    def _one(self, directory: Path, now: float) -> RunRecord | None:
-        stamp = _stamp(directory, now)
-        known = self._read.get(directory)
-        if known is None or known[0] != stamp:
-            with _Warnings() as lines:
-                try:
-                    run = read(directory, now)
-                except (UserError, OSError, KeyError, TypeError, ValueError) as error:
-                    what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                    self.notes.append(f"{directory}: cannot be read, left out ({what})")
-                    return None
-            known = self._read[directory] = stamp, run, lines
-        self.notes += known[2]
-        return known[1]
+    def _read_changed(self, directories: list[Path], now: float) -> None:
+        stamps = {directory: _stamp(directory, now) for directory in directories}
+        changed = [
+            each
+            for each, stamp in stamps.items()
+            if (known := self._read.get(each)) is None or known[0] != stamp or known[1].run is None
+        ]
+        processes = max(1, min(self.processes, len(changed) // RUNS_OF_A_PROCESS))
+        for directory, reading in zip(changed, divided(partial(_reading, now=now), changed, processes), strict=True):
+            self._read[directory] = stamps[directory], reading
+
+
+class _Reading(NamedTuple):
+    """A run, None if it cannot be read, and what is wrong with it."""
+
+    run: RunRecord | None
+    notes: list[str]
+
+
+def _reading(directory: Path, now: float) -> _Reading:
+    with _Warnings() as lines:
+        try:
+            return _Reading(read(directory, now), lines)
+        except (UserError, OSError, KeyError, TypeError, ValueError) as error:
+            what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            return _Reading(None, [f"{directory}: cannot be read, left out ({what})"])
 
 
 def read(directory: Path, now: float) -> RunRecord:

@@ -1,1 +1,4 @@
-"""The machine below the other rooms: files, locks, downloads, the data cache, memory and cores; imports only errors."""
+"""The machine below the other rooms: files, locks, downloads, the data cache, memory, cores and worker processes.
+
+Imports only errors.
+"""

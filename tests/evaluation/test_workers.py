@@ -29,8 +29,8 @@ from iql.envs.vector import Lockstep
 from iql.errors import UserError
 from iql.evaluation.numpy_policies import NumpyPerceptron, NumpyPolicy
 from iql.evaluation.rollout import CHUNK, EpisodeError, Episodes, evaluate, joined
-from iql.evaluation.worker_context import _Worker
 from iql.evaluation.workers import MAX_WORKERS, RolloutWorkers, step_seconds
+from iql.system.worker_context import _Worker
 from iql.tasks.d4rl import D4RLTask
 from iql.tasks.file import FileTask
 
@@ -340,7 +340,7 @@ def test_the_time_of_a_step_is_that_of_all_over_their_number(monkeypatch):
 def test_the_helper_process_of_multiprocessing_blocks_the_signals_of_a_job():
     program = (
         "import signal, sys; from multiprocessing import resource_tracker\n"
-        "from iql.evaluation.worker_context import start_resource_tracker\n"
+        "from iql.system.worker_context import start_resource_tracker\n"
         "start_resource_tracker(); pid = resource_tracker._resource_tracker._pid\n"
         "fields = dict(line.split(':', 1) for line in open(f'/proc/{pid}/status'))\n"
         "unreachable = int(fields['SigBlk'], 16) | int(fields['SigIgn'], 16)\n"

@@ -23,7 +23,7 @@ from markupsafe import escape
 from matplotlib import image
 from rich.console import Console
 
-from iql.reporting import page
+from iql.reporting import page, run_records
 from iql.reporting.charts import curves
 from iql.reporting.charts.chart import Chart, Omission, Style
 from iql.reporting.charts.sensitivity import heat_maps, sensitivities
@@ -415,6 +415,20 @@ def test_a_damaged_run_is_noted_and_the_rest_reported(tmp_path, name, content):
     made = compiled(tmp_path)
     assert row(made, HOPPER)["mean"] == "50.0"
     assert any(note.startswith(f"{damaged}: cannot be read, left out") for note in made.notes)
+
+
+def test_runs_read_by_several_processes_are_reported_as_by_one(grid, monkeypatch):
+    metrics, *damaged = sorted(grid.glob("*/*/*/metrics.jsonl"))[::5]
+    metrics.write_bytes(metrics.read_bytes() + b"{\n")
+    for each in damaged:
+        (each.parent / "summary.json").write_bytes(b"{")
+    monkeypatch.setattr(run_records, "RUNS_OF_A_PROCESS", 5)
+    alone, together = Reader([grid]), Reader([grid], processes=4)
+    expected, made = compile_report(alone), compile_report(together)
+    assert made.notes == expected.notes and len(damaged) == 4
+    assert sum("left out" in note for note in made.notes) == 5
+    assert [run.train for run in made.runs] == [run.train for run in expected.runs]
+    assert all(map(np.array_equal, *([run.evaluations for run in each.runs] for each in (made, expected))))
 
 
 def test_a_damaged_map_is_noted(tmp_path):

@@ -1,4 +1,4 @@
-"""The multiprocessing context that starts rollout workers: shielded from signals, each with one thread."""
+"""The multiprocessing context that starts worker processes: shielded from signals, each with one thread."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class WorkerContext(SpawnContext):
-    """Starts the processes of a ProcessPoolExecutor as rollout workers, and keeps them in `workers`.
+    """Starts worker processes, also those of a ProcessPoolExecutor, and keeps them in `workers`.
 
-    An initializer would come too late for what `_Worker.start` sets up, and the executor tells nobody its processes,
-    whose exit codes name the cause of a death. It makes a process by calling `Process` of the context and `start` of
-    the process; in a version of Python that does so in another way tests/evaluation/test_workers.py fails.
+    An executor's initializer would come too late for what `_Worker.start` sets up, and the executor tells nobody its
+    processes, whose exit codes name the cause of a death. It makes a process by calling `Process` of the context and
+    `start` of the process; in a version of Python that does so in another way tests/evaluation/test_workers.py fails.
     """
 
     def __init__(self) -> None:
