@@ -136,6 +136,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that play (default 1)")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.workers < 1:
+        parser.error(f"--workers {options.workers}: must be at least 1")
     try:
         with ProcessPoolExecutor(options.workers) as pool:
             if options.what == "returns":

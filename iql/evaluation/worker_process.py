@@ -5,19 +5,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import multiprocessing
-import os
 import pickle
-import threading
 from collections.abc import Sequence
 from functools import cache
-from multiprocessing import connection
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import VectorEnv
 
 from iql.evaluation.rollout import Episodes, evaluate_chunk
+from iql.system.worker_context import end_with_parent
 
 # The worker's context: the pickled task, the number of environments, the pickled registrations of the parent.
 _context: tuple[bytes, int, list[bytes]]
@@ -29,7 +26,7 @@ def initialize(*context: Any) -> None:
     _context = context
     logging.basicConfig(level=logging.ERROR, format="%(message)s")  # the parent has given the warnings already
     gymnasium.logger.min_level = gymnasium.logger.ERROR
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def open_environments() -> None:
@@ -46,13 +43,6 @@ def play(act: bytes, seeds: Sequence[int], keep_observations: bool, first: int) 
         return evaluate_chunk(pickle.loads(act), _envs(), seeds, keep_observations, first)
     except Exception as error:
         raise _portable(error) from error
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 @cache

@@ -87,7 +87,7 @@ class NoRuns(UserError):
 class Reader:
     """Reads the runs below some folders; later calls read only those that have changed.
 
-    processes  that many runs are read by; more than one only for a program whose main module does nothing on import
+    processes  how many read the runs; more than one only in a program whose main module does nothing on import
     notes      what is wrong, a line each
     """
 
@@ -104,14 +104,15 @@ class Reader:
         """
         self.notes = []
         now = time.time()  # not the file server's clock: reading that needs a write, and a report writes nothing here
-        found: dict[tuple[str, str, int], RunRecord] = {}
         for folder in self.folders:
             if not folder.is_dir():
                 raise UserError(f"{folder}: no such folder; a sweep's is runs/NAME")
-            directories = list(_directories(folder))
+        below = [list(_directories(folder)) for folder in self.folders]
+        self._read_changed([directory for directories in below for directory in directories], now)
+        found: dict[tuple[str, str, int], RunRecord] = {}
+        for folder, directories in zip(self.folders, below, strict=True):
             if not directories:
                 self.notes.append(f"{folder}: there are no runs in it")
-            self._read_changed(directories, now)
             for directory in directories:
                 run, notes = self._read[directory][1]
                 self.notes += notes

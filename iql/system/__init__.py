@@ -1,4 +1,4 @@
 """The machine below the other rooms: files, locks, downloads, the data cache, memory, cores and worker processes.
 
-Imports only errors.
+May import only errors.
 """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from typing import TypeVar
 
-from iql.system.worker_context import WorkerContext
+from iql.system.worker_context import WorkerContext, end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -15,33 +15,40 @@ Result = TypeVar("Result")
 def divided(function: Callable[[Item], Result], items: Sequence[Item], processes: int) -> list[Result]:
     """function(item) of every item, in their order, computed by so many processes, this one among them.
 
-    Function, items and results are pickled. What a process does not deliver, because it failed or died, is computed
-    here, which also raises what the function raises. The program's main module is imported by each process, so that it
-    must do nothing on import.
+    Function, items and results are pickled. What a process does not deliver, because it cannot start, fails or dies, is
+    computed here, which also raises what the function raises. The program's main module is imported by each process, so
+    that it must do nothing on import.
     """
     shares = [range(first, len(items), processes) for first in range(processes)]
     context = WorkerContext()
-    receivers = []
     try:
-        for share in shares[1:]:
-            receiver, sender = context.Pipe(duplex=False)
-            arguments = (sender, function, [items[index] for index in share])
-            context.Process(target=_deliver, args=arguments, daemon=True).start()
-            sender.close()
-            receivers.append(receiver)
+        receivers = [_start(context, function, [items[index] for index in share]) for share in shares[1:]]
         found = {index: function(items[index]) for index in shares[0]}
         for share, receiver in zip(shares[1:], receivers, strict=True):
             try:
                 results = receiver.recv()
-            except EOFError:
+            except (EOFError, OSError):  # OSError: it ended in the middle of its results
                 results = [function(items[index]) for index in share]
             found.update(zip(share, results, strict=True))
     finally:
         context.kill()
+        context.join()
     return [found[index] for index in range(len(items))]
 
 
-def _deliver(sender: connection.Connection, function: Callable[[Item], Result], items: list[Item]) -> None:
+def _start(context: WorkerContext, function: Callable, items: list) -> connection.Connection:
+    """Start a process on these items; what its results come from, which ends at once if it cannot be started."""
+    receiver, sender = context.Pipe(duplex=False)
+    with sender:
+        try:
+            context.Process(target=_deliver, args=(sender, function, items), daemon=True).start()
+        except OSError:  # no more processes, or no memory
+            context.workers.pop()
+    return receiver
+
+
+def _deliver(sender: connection.Connection, function: Callable, items: list) -> None:
+    end_with_parent()
     try:
         sender.send([function(item) for item in items])
     except Exception:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -36,6 +38,11 @@ class WorkerContext(SpawnContext):
             if worker.is_alive():
                 worker.terminate()
 
+    def join(self) -> None:
+        """Wait until all workers have ended."""
+        for worker in self.workers:
+            worker.join()
+
 
 class _Worker(SpawnProcess):
     """A process that starts with the signals blocked that are meant for its parent, and with one thread."""
@@ -52,6 +59,18 @@ class _Worker(SpawnProcess):
         if not connection.wait([self.sentinel], timeout=0):
             self.killed = True
             self.kill()
+
+
+def end_with_parent() -> None:
+    """In a worker: have it end with the process that started it, however that ends."""
+    threading.Thread(target=_await_parent, daemon=True).start()
+
+
+def _await_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def start_resource_tracker() -> None:

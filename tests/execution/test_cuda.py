@@ -301,7 +301,7 @@ def test_a_state_of_one_device_continues_on_the_other(data, tmp_path):
     torch.testing.assert_close(on_cuda, cpu[0].mean_actions(observations), rtol=0, atol=1e-4)
 
 
-def test_the_speed_of_a_training_counts_what_the_card_has_still_to_do():
+def test_waiting_for_a_card_ends_when_it_has_done_what_it_was_given():
     product = torch.ones(8192, 8192, device="cuda")
     done = torch.cuda.Event()
     for _ in range(20):

@@ -422,9 +422,14 @@ def test_runs_read_by_several_processes_are_reported_as_by_one(grid, monkeypatch
     metrics.write_bytes(metrics.read_bytes() + b"{\n")
     for each in damaged:
         (each.parent / "summary.json").write_bytes(b"{")
+    expected = compile_report(Reader([grid]))
+    read_here: list[Path] = []
+    monkeypatch.setattr(
+        run_records, "read", lambda *each, real=run_records.read: read_here.append(each[0]) or real(*each)
+    )
     monkeypatch.setattr(run_records, "RUNS_OF_A_PROCESS", 5)
-    alone, together = Reader([grid]), Reader([grid], processes=4)
-    expected, made = compile_report(alone), compile_report(together)
+    made = compile_report(Reader([grid], processes=8))
+    assert (len(read_here), len(made.runs)) == (6, 20)  # four processes for 24 runs, four of which cannot be read
     assert made.notes == expected.notes and len(damaged) == 4
     assert sum("left out" in note for note in made.notes) == 5
     assert [run.train for run in made.runs] == [run.train for run in expected.runs]
