@@ -18,6 +18,9 @@ def divided(function: Callable[[Item], Result], items: Sequence[Item], processes
     Function, items and results are pickled. What a process does not deliver, because it cannot start, fails or dies, is
     computed here, which also raises what the function raises. The program's main module is imported by each process, so
     that it must do nothing on import.
+
+    Each process has a pipe of its own: those of a ProcessPoolExecutor share one, on which all wait for ever if a
+    process is killed in the middle of a large result.
     """
     shares = [range(first, len(items), processes) for first in range(processes)]
     context = WorkerContext()
